@@ -1,0 +1,122 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What libfsocket shares with the world: the statistics file and the switch.
+ *
+ * This header is the one description of both. The Python reader
+ * (plugins/module_utils/stats.py) is tested against it field by field.
+ * All integers are in the byte order of the host.
+ *
+ * DIR/NAME.stats   struct fsocket_header, then at the offsets it names: one
+ *                  struct fsocket_cpu per possible CPU, struct
+ *                  fsocket_listener rows, struct fsocket_slot rows.
+ * DIR/NAME.switch  one byte, see FSOCKET_SWITCH_*. Written in place
+ *                  by root; read by every process at most every
+ *                  FSOCKET_SWITCH_MS. An empty file keeps the last value.
+ * DIR/NAME.handover  a SOCK_SEQPACKET socket, there only during a restart without loss:
+ *                  who connects gets the predecessor's listening sockets
+ *                  as SCM_RIGHTS in messages of one byte, then EOF.
+ */
+#ifndef FSOCKET_ABI_H
+#define FSOCKET_ABI_H
+
+#include <stdint.h>
+
+#define FSOCKET_MAGIC "FSOCKET\n"
+#define FSOCKET_ABI_VERSION 1
+
+#define FSOCKET_SWITCH_ON '1'
+#define FSOCKET_SWITCH_OFF '0'
+/* Off, and the next exec() goes on without the preload. */
+#define FSOCKET_SWITCH_LEAVE '-'
+#define FSOCKET_SWITCH_MS 100
+
+/* Failures by kind; each is a count since the file was made. */
+enum fsocket_error {
+	FSOCKET_ERR_PREPARE,	/* a slot socket could not be made or bound */
+	FSOCKET_ERR_CLAIM,	/* a slot could not be put to work */
+	FSOCKET_ERR_UNPINNED,	/* a thread on several CPUs, pinning not allowed */
+	FSOCKET_ERR_TAKEN,	/* a second thread of a process on one CPU */
+	FSOCKET_ERR_ACCEPT,	/* accept() on a slot failed unexpectedly */
+	FSOCKET_ERR_MODE,	/* the listener's choice of socket could not be changed */
+	FSOCKET_ERR_PORTS,	/* no port left in a CPU's block */
+	FSOCKET_ERR_TABLE,	/* no free row */
+	FSOCKET_ERR_COUNT
+};
+
+/* Capabilities, found by trying, never by version. */
+#define FSOCKET_CAP_INCOMING_CPU 1u	/* SO_INCOMING_CPU can be set */
+#define FSOCKET_CAP_PORT_RANGE 2u	/* IP_LOCAL_PORT_RANGE can be set */
+#define FSOCKET_CAP_MIGRATE 4u		/* net.ipv4.tcp_migrate_req is on */
+
+struct fsocket_header {
+	char magic[8];
+	uint32_t version;
+	uint32_t header_size;
+	uint32_t cpu_count;	/* CPU ids 0 .. cpu_count - 1 */
+	uint32_t cpu_offset;	/* bytes from the start of the file, as all offsets */
+	uint32_t cpu_size;
+	uint32_t listener_count;
+	uint32_t listener_offset;
+	uint32_t listener_size;
+	uint32_t slot_count;
+	uint32_t slot_offset;
+	uint32_t slot_size;
+	uint32_t capabilities;
+	uint32_t port_first;	/* first port of CPU 0's block; 0: no blocks */
+	uint32_t port_block;	/* ports in one CPU's block, a power of two */
+	uint64_t created;	/* seconds since the epoch */
+	uint64_t errors[FSOCKET_ERR_COUNT];
+	uint32_t lock;		/* pid that edits the tables, 0: nobody */
+	uint32_t reserved;
+	char library[24];	/* version of the library that made the file */
+};
+
+/* One cache line a CPU. Sums since the file was made; they never go back. */
+struct fsocket_cpu {
+	uint64_t accepts_local;		/* SO_INCOMING_CPU was the acceptor's CPU */
+	uint64_t accepts_remote;	/* it was another */
+	uint64_t accepts_global;	/* of both: taken from the global listener */
+	uint64_t connects_local;	/* last packet before close() came to the connector's CPU */
+	uint64_t connects_remote;	/* it came to another */
+	uint64_t connects_steered;	/* source port from the CPU's block */
+	uint64_t connects_unsteered;	/* source port from the whole range */
+	uint64_t spills;		/* times a slot handed its share to the others */
+};
+
+enum fsocket_mode {
+	FSOCKET_MODE_SLOTS = 1,		/* new connections go to the slot of their CPU */
+	FSOCKET_MODE_GLOBAL = 2,	/* new connections go to the application's own listener */
+};
+
+struct fsocket_listener {
+	uint64_t cookie;	/* SO_COOKIE of the application's listener, 0: free */
+	uint32_t mode;		/* enum fsocket_mode */
+	uint32_t orphans;	/* slots with no owner that still listen */
+	int32_t pid;		/* who prepared it */
+	uint16_t port;		/* host byte order */
+	uint16_t sole;		/* 1: first of its reuseport group, so mode can change */
+	char address[48];	/* numeric, NUL-terminated */
+};
+
+enum fsocket_state {
+	FSOCKET_SLOT_FREE = 0,
+	FSOCKET_SLOT_ON = 1,		/* serving its CPU */
+	FSOCKET_SLOT_OFF = 2,		/* its owner has seen the switch off */
+	FSOCKET_SLOT_SPILLING = 3,	/* queue too long, the others help */
+	FSOCKET_SLOT_ORPHAN = 4,	/* listening, owner gone */
+};
+
+struct fsocket_slot {
+	uint64_t listener;	/* cookie of the listener */
+	uint64_t cookie;	/* SO_COOKIE of the slot's own socket */
+	uint32_t state;		/* enum fsocket_state */
+	int32_t cpu;
+	int32_t pid;
+	int32_t tid;
+	uint32_t queue;		/* accept queue length when last looked at */
+	uint32_t backlog;
+	uint64_t reserved[3];
+};
+
+#endif

@@ -1,0 +1,263 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The intercepted calls. Each says in a line or two what differs from libc; all
+ * of it is skipped when the library stays out of the way (shared.header is NULL).
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fds.h"
+#include "handover.h"
+#include "leave.h"
+#include "ports.h"
+#include "real.h"
+#include "settings.h"
+#include "slots.h"
+
+EXPORT int socket(int domain, int type, int protocol)
+{
+	int fd, tcp = (domain == AF_INET || domain == AF_INET6) &&
+		      (type & ~(SOCK_NONBLOCK | SOCK_CLOEXEC)) == SOCK_STREAM &&
+		      (protocol == 0 || protocol == IPPROTO_TCP);
+
+	real_ready();
+	fd = real.socket(domain, type, protocol);
+	if (fd >= 0)
+		fd_set_kind(fd, tcp ? FD_FRESH : FD_OTHER, 0);
+	return fd;
+}
+
+/* A socket the predecessor already listened on is taken over instead. */
+EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
+{
+	int result;
+
+	real_ready();
+	if (!shared.header || fd_kind(fd_get(fd)) != FD_FRESH || !address)
+		return real.bind(fd, address, length);
+	result = handover_take(fd, address, length) ? 0 : real.bind(fd, address, length);
+	if (!result)
+		fd_set_kind(fd, FD_BOUND, 0);
+	return result;
+}
+
+/*
+ * Does another socket listen on fd's address? Only asked when the application
+ * shares it with SO_REUSEPORT; without, its own bind() would have failed.
+ */
+static int alone(int fd)
+{
+	struct sockaddr_storage address;
+	socklen_t length = sizeof(address);
+	int probe, one = 1, result;
+
+	if (getsockname(fd, (struct sockaddr *)&address, &length))
+		return 0;
+	probe = real.socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, IPPROTO_TCP);
+	if (probe < 0)
+		return 0;
+	options_copy(fd, probe, BEFORE_BIND);
+	setsockopt(probe, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	result = !real.bind(probe, (struct sockaddr *)&address, length);
+	real.close(probe);
+	return result;
+}
+
+/* A TCP listener gets a slot per CPU. SO_REUSEPORT comes after its bind(), so that one fails as ever. */
+EXPORT int listen(int fd, int backlog)
+{
+	int one = 1, shares, sole, result, keep;
+
+	real_ready();
+	if (!shared.header || !settings.listen || listener_find(fd) || !socket_is_tcp(fd))
+		return real.listen(fd, backlog);
+	keep = errno;
+	shares = socket_flag(fd, SO_REUSEPORT);
+	/* Listening already: taken over from a predecessor, who had it alone. */
+	sole = shares == 0 || socket_flag(fd, SO_ACCEPTCONN) == 1 || alone(fd);
+	if (!shares && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
+		shares = -1;
+	errno = keep;
+	result = real.listen(fd, backlog);
+	if (result || shares < 0)
+		return result;
+	listener_prepare(fd, backlog, sole);
+	errno = keep;
+	return 0;
+}
+
+static int any_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+	struct listener *l;
+	int result;
+
+	real_ready();
+	l = listener_find(fd);
+	if (l)
+		result = slots_accept(l, address, length, flags);
+	else if (flags < 0)
+		result = real.accept(fd, address, length);
+	else
+		result = real.accept4(fd, address, length, flags);
+	if (result >= 0)
+		fd_set_kind(result, FD_OTHER, 0);
+	return result;
+}
+
+EXPORT int accept(int fd, struct sockaddr *address, socklen_t *length)
+{
+	return any_accept(fd, address, length, -1);
+}
+
+EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+	/* Negative flags are the kernel's to refuse, and our mark for accept(). */
+	if (flags < 0) {
+		errno = EINVAL;
+		return -1;
+	}
+	return any_accept(fd, address, length, flags);
+}
+
+EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
+{
+	real_ready();
+	if (!shared.header || !settings.connect || fd_kind(fd_get(fd)) != FD_FRESH || !switch_on())
+		return real.connect(fd, address, length);
+	return ports_connect(fd, address, length);
+}
+
+/* Adding a listener to an epoll claims the slot of the thread's CPU. */
+EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+{
+	struct listener *l;
+	uint32_t word;
+
+	real_ready();
+	word = fd_get(fd);
+	if (op == EPOLL_CTL_ADD && fd_kind(word) == FD_UNKNOWN && shared.header && settings.listen) {
+		int keep = errno;
+
+		/* A listener that came over a socket or an exec. */
+		if (socket_flag(fd, SO_ACCEPTCONN) == 1 && socket_is_tcp(fd))
+			listener_adopt(fd);
+		else
+			fd_set_kind(fd, FD_OTHER, 0);
+		errno = keep;
+	}
+	l = listener_find(fd);
+	return l ? slots_epoll(l, epfd, op, event) : real.epoll_ctl(epfd, op, fd, event);
+}
+
+/* What we knew of fd is over. */
+static void forget(int fd)
+{
+	uint32_t word = fd_get(fd);
+	int keep = errno;
+
+	if (fd_kind(word) == FD_LISTENER)
+		listener_close(listener_find(fd));
+	else if (fd_kind(word) == FD_SLOT)
+		listener_lose_slot(fd);
+	else if (fd_kind(word) == FD_ACTIVE && shared.header && switch_on())
+		ports_closing(fd, fd_detail(word));
+	if (word != FD_UNKNOWN)
+		fd_set_kind(fd, FD_UNKNOWN, 0);
+	errno = keep;
+}
+
+EXPORT int close(int fd)
+{
+	real_ready();
+	forget(fd);
+	return real.close(fd);
+}
+
+EXPORT int dup2(int from, int to)
+{
+	real_ready();
+	if (from != to)
+		forget(to);
+	return real.dup2(from, to);
+}
+
+EXPORT int dup3(int from, int to, int flags)
+{
+	real_ready();
+	if (from != to)
+		forget(to);
+	return real.dup3(from, to, flags);
+}
+
+/*
+ * The last moment with the rights to bind a sibling next to root's listener:
+ * sockets of a reuseport group need one owner (net/ipv4/inet_connection_sock.c:
+ * inet_csk_bind_conflict).
+ */
+static void before_identity(void)
+{
+	int keep = errno;
+
+	if (shared.header && settings.listen && geteuid() == 0)
+		listener_prepare_all();
+	errno = keep;
+}
+
+EXPORT int setuid(uid_t uid)
+{
+	real_ready();
+	before_identity();
+	return real.setuid(uid);
+}
+
+EXPORT int setreuid(uid_t ruid, uid_t euid)
+{
+	real_ready();
+	before_identity();
+	return real.setreuid(ruid, euid);
+}
+
+EXPORT int setresuid(uid_t ruid, uid_t euid, uid_t suid)
+{
+	real_ready();
+	before_identity();
+	return real.setresuid(ruid, euid, suid);
+}
+
+/* With the switch on LEAVE the next program runs without us. */
+EXPORT int execve(const char *path, char *const argv[], char *const env[])
+{
+	LEAVE_ENVIRONMENT(clean, env);
+
+	real_ready();
+	return real.execve(path, argv, clean);
+}
+
+EXPORT int execv(const char *path, char *const argv[])
+{
+	LEAVE_ENVIRONMENT(clean, environ);
+
+	real_ready();
+	return real.execve(path, argv, clean);
+}
+
+EXPORT int execvpe(const char *file, char *const argv[], char *const env[])
+{
+	LEAVE_ENVIRONMENT(clean, env);
+
+	real_ready();
+	return real.execvpe(file, argv, clean);
+}
+
+EXPORT int execvp(const char *file, char *const argv[])
+{
+	LEAVE_ENVIRONMENT(clean, environ);
+
+	real_ready();
+	return real.execvpe(file, argv, clean);
+}

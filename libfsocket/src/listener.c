@@ -1,0 +1,259 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "fds.h"
+#include "real.h"
+#include "settings.h"
+#include "slots.h"
+
+/* Listeners one process can have managed; the others work as without us. */
+#define LISTENERS 64
+/* Inherited listeners have low numbers: this far listener_prepare_all() looks. */
+#define INHERITED_FDS 4096
+
+static struct listener listeners[LISTENERS];
+/* A vfork() child shares our memory and closes descriptors that are not ours to forget. */
+static pid_t owner_pid;
+
+uint64_t socket_cookie(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t length = sizeof(cookie);
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) ? 0 : cookie;
+}
+
+int socket_flag(int fd, int option)
+{
+	int value = 0;
+	socklen_t length = sizeof(value);
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &length) ? -1 : value;
+}
+
+int socket_is_tcp(int fd)
+{
+	int domain = socket_flag(fd, SO_DOMAIN);
+
+	return (domain == AF_INET || domain == AF_INET6) &&
+	       socket_flag(fd, SO_TYPE) == SOCK_STREAM &&
+	       socket_flag(fd, SO_PROTOCOL) == IPPROTO_TCP;
+}
+
+struct listener *listener_find(int fd)
+{
+	uint32_t word = fd_get(fd);
+
+	return fd_kind(word) == FD_LISTENER ? &listeners[fd_detail(word)] : NULL;
+}
+
+static int port_of(const struct sockaddr_storage *a)
+{
+	return ntohs(a->ss_family == AF_INET6 ?
+		     ((const struct sockaddr_in6 *)(const void *)a)->sin6_port :
+		     ((const struct sockaddr_in *)(const void *)a)->sin_port);
+}
+
+static void describe(struct fsocket_listener *row, const struct sockaddr_storage *a)
+{
+	const void *address = a->ss_family == AF_INET6 ?
+		(const void *)&((const struct sockaddr_in6 *)(const void *)a)->sin6_addr :
+		(const void *)&((const struct sockaddr_in *)(const void *)a)->sin_addr;
+
+	row->port = (uint16_t)port_of(a);
+	inet_ntop(a->ss_family, address, row->address, sizeof(row->address));
+}
+
+/* A bound sibling of l, or -1. */
+static int sibling(const struct listener *l)
+{
+	int one = 1;
+	int fd = real.socket(l->address.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC,
+			     IPPROTO_TCP);
+
+	if (fd < 0)
+		return -1;
+	options_copy(l->fd, fd, BEFORE_BIND);
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)) ||
+	    real.bind(fd, (const struct sockaddr *)&l->address, l->address_length)) {
+		real.close(fd);
+		return -1;
+	}
+	/* While we are who we are: a worker without rights may not set all of them. */
+	options_copy(l->fd, fd, BEFORE_LISTEN);
+	return fd;
+}
+
+static void drop_slots(struct listener *l)
+{
+	for (int cpu = 0; cpu < l->cpus; cpu++)
+		if (l->slots[cpu] >= 0) {
+			fd_set_kind(l->slots[cpu], FD_UNKNOWN, 0);
+			real.close(l->slots[cpu]);
+		}
+	free(l->slots);
+	free(l->claims);
+	*l = (struct listener){ .slots = NULL };
+}
+
+static int make_slots(struct listener *l)
+{
+	cpu_set_t usable[16];	/* 16,384 CPUs */
+	int made = 0;
+
+	l->cpus = (int)shared.header->cpu_count;
+	l->slots = calloc((size_t)l->cpus, sizeof(*l->slots));
+	l->claims = calloc((size_t)l->cpus, sizeof(*l->claims));
+	if (!l->slots || !l->claims || sched_getaffinity(0, sizeof(usable), usable)) {
+		drop_slots(l);
+		return 0;
+	}
+	for (int cpu = 0; cpu < l->cpus; cpu++) {
+		l->claims[cpu].cpu = cpu;
+		l->slots[cpu] = -1;
+		if (!CPU_ISSET_S(cpu, sizeof(usable), usable))
+			continue;
+		l->slots[cpu] = sibling(l);
+		if (l->slots[cpu] < 0) {
+			COUNT_ERROR(FSOCKET_ERR_PREPARE);
+			continue;
+		}
+		fd_set_kind(l->slots[cpu], FD_SLOT, (unsigned int)(l - listeners));
+		made++;
+	}
+	return made;
+}
+
+/* The application made several listeners of one address: its own sharding, not ours to double. */
+static int sharded(const struct listener *l)
+{
+	int found = 0;
+
+	for (int i = 0; i < LISTENERS; i++) {
+		struct listener *other = &listeners[i];
+
+		if (other == l || !other->slots || other->address_length != l->address_length ||
+		    memcmp(&other->address, &l->address, l->address_length))
+			continue;
+		fd_set_kind(other->fd, FD_OTHER, 0);
+		drop_slots(other);
+		found = 1;
+	}
+	return found;
+}
+
+struct listener *listener_prepare(int fd, int backlog, int sole)
+{
+	struct listener *l = NULL;
+	int i;
+
+	owner_pid = getpid();
+	fd_set_kind(fd, FD_OTHER, 0);
+	for (i = 0; i < LISTENERS && !l; i++)
+		if (!listeners[i].slots)
+			l = &listeners[i];
+	if (!l) {
+		say(1, "more than %d listeners: the rest keep one queue for all CPUs", LISTENERS);
+		return NULL;
+	}
+	*l = (struct listener){ .fd = fd, .backlog = backlog, .cookie = socket_cookie(fd),
+				.address_length = sizeof(l->address) };
+	if (!l->cookie || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
+		return NULL;
+	if (sharded(l)) {
+		say(1, "port %d has several listeners of its own: left alone", port_of(&l->address));
+		return NULL;
+	}
+	if (!make_slots(l)) {
+		say(1, "no slots for port %d: %s", port_of(&l->address), strerror(errno));
+		drop_slots(l);
+		return NULL;
+	}
+	shared_lock();
+	l->row = listener_row(l->cookie);
+	if (l->row) {
+		describe(l->row, &l->address);
+		if (sole >= 0)
+			l->row->sole = (uint16_t)sole;
+	}
+	shared_unlock();
+	if (!l->row) {
+		COUNT_ERROR(FSOCKET_ERR_TABLE);
+		drop_slots(l);
+		return NULL;
+	}
+	fd_set_kind(fd, FD_LISTENER, (unsigned int)(l - listeners));
+	say(2, "port %d: slots prepared", port_of(&l->address));
+	return l;
+}
+
+static int inherited_backlog(int fd)
+{
+	struct tcp_info info;
+	socklen_t length = sizeof(info);
+
+	/* On a listener tcpi_sacked is the backlog: net/ipv4/tcp.c:tcp_get_info */
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) || !info.tcpi_sacked)
+		return SOMAXCONN;
+	return (int)info.tcpi_sacked;
+}
+
+struct listener *listener_adopt(int fd)
+{
+	int one = 1;
+
+	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
+		return NULL;
+	/* Whether it was the first of its group, who made it has noted (-1: keep that). */
+	return listener_prepare(fd, inherited_backlog(fd), -1);
+}
+
+void listener_prepare_all(void)
+{
+	for (int fd = 0; fd < INHERITED_FDS; fd++)
+		if (!listener_find(fd) && fd_kind(fd_get(fd)) != FD_SLOT && socket_flag(fd, SO_ACCEPTCONN) == 1 && socket_is_tcp(fd))
+			listener_adopt(fd);
+}
+
+void listener_close(struct listener *l)
+{
+	if (getpid() != owner_pid)
+		return;
+	for (int cpu = 0; cpu < l->cpus; cpu++)
+		if (l->claims[cpu].tid)
+			claim_release(l, &l->claims[cpu]);
+	fd_set_kind(l->fd, FD_UNKNOWN, 0);
+	drop_slots(l);
+}
+
+void listener_lose_slot(int fd)
+{
+	struct listener *l = &listeners[fd_detail(fd_get(fd))];
+
+	if (getpid() != owner_pid || !l->slots)
+		return;
+	for (int cpu = 0; cpu < l->cpus; cpu++) {
+		if (l->slots[cpu] != fd)
+			continue;
+		if (l->claims[cpu].tid)
+			claim_release(l, &l->claims[cpu]);
+		l->slots[cpu] = -1;
+	}
+}
+
+void listeners_after_fork(void)
+{
+	owner_pid = getpid();
+	for (int i = 0; i < LISTENERS; i++)
+		for (int cpu = 0; listeners[i].slots && cpu < listeners[i].cpus; cpu++)
+			listeners[i].claims[cpu] = (struct claim){ .cpu = cpu };
+}

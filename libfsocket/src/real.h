@@ -1,0 +1,50 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The C library's own functions behind the names we intercept, found once
+ * with dlsym(RTLD_NEXT). REAL(result, name, parameters)
+ */
+#ifndef FSOCKET_REAL_H
+#define FSOCKET_REAL_H
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#define REAL_TABLE \
+	REAL(int, socket, (int, int, int)) \
+	REAL(int, bind, (int, const struct sockaddr *, socklen_t)) \
+	REAL(int, listen, (int, int)) \
+	REAL(int, accept, (int, struct sockaddr *, socklen_t *)) \
+	REAL(int, accept4, (int, struct sockaddr *, socklen_t *, int)) \
+	REAL(int, connect, (int, const struct sockaddr *, socklen_t)) \
+	REAL(int, close, (int)) \
+	REAL(int, dup2, (int, int)) \
+	REAL(int, dup3, (int, int, int)) \
+	REAL(int, epoll_ctl, (int, int, int, struct epoll_event *)) \
+	REAL(int, setuid, (uid_t)) \
+	REAL(int, setreuid, (uid_t, uid_t)) \
+	REAL(int, setresuid, (uid_t, uid_t, uid_t)) \
+	REAL(int, execve, (const char *, char *const[], char *const[])) \
+	REAL(int, execvpe, (const char *, char *const[], char *const[]))
+
+struct real {
+#define REAL(result, name, parameters) result (*name) parameters;
+	REAL_TABLE
+#undef REAL
+};
+
+extern struct real real;
+
+/* Fill the table. Constructors of other libraries may come before ours, so every hook asks first. */
+void real_find(void);
+
+static inline void real_ready(void)
+{
+	if (__builtin_expect(!real.epoll_ctl, 0))
+		real_find();
+}
+
+#define EXPORT __attribute__((visibility("default")))
+
+#endif

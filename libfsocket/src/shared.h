@@ -1,0 +1,68 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The memory all processes of a service share (the statistics file) and the
+ * switch. Without write access to the file the memory is anonymous: the
+ * workers of one master still share it, only nobody outside can read it.
+ */
+#ifndef FSOCKET_SHARED_H
+#define FSOCKET_SHARED_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+
+#include "fsocket_abi.h"
+
+struct shared {
+	struct fsocket_header *header;	/* NULL: the library stays out of the way */
+	struct fsocket_cpu *cpus;
+	struct fsocket_listener *listeners;
+	struct fsocket_slot *slots;
+};
+
+extern struct shared shared;
+
+/* Map the statistics file of settings.name and open its switch. */
+void shared_open(void);
+
+/* DIR/NAME + suffix into path; 0 when it does not fit. */
+int shared_path(char *path, size_t size, const char *suffix);
+
+/* The switch, looked at again when the last look is FSOCKET_SWITCH_MS old. */
+char switch_now(void);
+
+static inline int switch_on(void)
+{
+	return switch_now() == FSOCKET_SWITCH_ON;
+}
+
+/* Relaxed sums: a thread that is not pinned may share a line with another. */
+#define COUNT(cpu, counter) \
+	do { \
+		if ((unsigned int)(cpu) < shared.header->cpu_count) \
+			__atomic_fetch_add(&shared.cpus[cpu].counter, 1, __ATOMIC_RELAXED); \
+	} while (0)
+#define COUNT_ERROR(kind) \
+	__atomic_fetch_add(&shared.header->errors[kind], 1, __ATOMIC_RELAXED)
+
+/*
+ * The lock of the tables: held while a slot is claimed or given up, never on
+ * the accept or connect path. A holder that died is succeeded.
+ */
+void shared_lock(void);
+void shared_unlock(void);
+
+int pid_alive(int pid);
+
+/* Row of a listener by cookie, made when missing; NULL when the table is full. Locked. */
+struct fsocket_listener *listener_row(uint64_t cookie);
+/* Row of a slot: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
+struct fsocket_slot *slot_row_free(void);
+/* Live owners of a slot socket. Rows of the dead are freed on the way. Locked. */
+int slot_owners(uint64_t slot_cookie);
+/* The orphan row of a slot socket, or NULL. Locked. */
+struct fsocket_slot *slot_orphan(uint64_t slot_cookie);
+/* Live owners of slots of one listener on one CPU. Locked. */
+int cpu_owners(uint64_t listener_cookie, int cpu);
+
+#endif

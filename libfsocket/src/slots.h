@@ -1,0 +1,75 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Slots: one SO_REUSEPORT sibling of a listener per CPU.
+ *
+ * prepare   while privileged: bind a sibling per usable CPU (bind() is where
+ *           the port and the owner are checked), not yet listening
+ * claim     a worker or thread adds the listener to its epoll: the sibling of
+ *           its CPU gets SO_INCOMING_CPU, listens, and joins the same epoll
+ *           with the same user data
+ * release   it leaves its epoll or closes the listener: a slot without owner
+ *           stops listening, its queue moves to the others
+ */
+#ifndef FSOCKET_SLOTS_H
+#define FSOCKET_SLOTS_H
+
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "shared.h"
+
+struct claim {
+	_Atomic int tid;	/* the thread that serves the slot, 0: none */
+	int epfd;
+	struct fsocket_slot *row;
+	unsigned int accepts;
+	int cpu;
+};
+
+struct listener {
+	int fd;			/* the application's */
+	uint64_t cookie;
+	struct fsocket_listener *row;
+	int backlog;
+	struct sockaddr_storage address;
+	socklen_t address_length;
+	int cpus;		/* length of slots and claims */
+	int *slots;		/* socket of each CPU, -1: none; NULL: the struct is unused */
+	struct claim *claims;
+};
+
+
+uint64_t socket_cookie(int fd);
+int socket_is_tcp(int fd);
+int socket_flag(int fd, int option);
+
+/* The managed listener behind fd, or NULL. */
+struct listener *listener_find(int fd);
+/*
+ * Prepare the slots of a listening socket. sole: nobody else listened on its
+ * address before. NULL when it is left alone; the socket works as without us.
+ */
+struct listener *listener_prepare(int fd, int backlog, int sole);
+/* The same for a listener made by somebody else: SO_REUSEPORT and backlog are asked of the socket. */
+struct listener *listener_adopt(int fd);
+/* Prepare what listens and is not prepared yet: listeners inherited from another process. */
+void listener_prepare_all(void);
+/* The application closes fd: give up all slots of it in this process. */
+void listener_close(struct listener *l);
+/* The application closes a slot's socket, as programs do that close all descriptors they do not know. */
+void listener_lose_slot(int fd);
+/* In a forked child: the claims are the parent's. */
+void listeners_after_fork(void);
+
+/* Copy what a sibling must have before bind(2) or before listen(2). */
+enum when { BEFORE_BIND, BEFORE_LISTEN };
+void options_copy(int from, int to, enum when when);
+
+/* epoll_ctl() on a managed listener, for the slot as well. */
+int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event);
+/* accept() on a managed listener. flags -1: accept(), else accept4(). */
+int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length, int flags);
+void claim_release(struct listener *l, struct claim *c);
+
+#endif

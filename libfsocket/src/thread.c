@@ -1,0 +1,70 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "thread.h"
+
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define NOT_ASKED (-2)
+
+static __thread int my_cpu = NOT_ASKED;
+static __thread int my_tid;
+
+static int only_cpu(void)
+{
+	cpu_set_t allowed[16];	/* 16,384 CPUs */
+
+	if (sched_getaffinity(0, sizeof(allowed), allowed) ||
+	    CPU_COUNT_S(sizeof(allowed), allowed) != 1)
+		return -1;
+	for (int cpu = 0; cpu < (int)sizeof(allowed) * 8; cpu++)
+		if (CPU_ISSET_S(cpu, sizeof(allowed), allowed))
+			return cpu;
+	return -1;
+}
+
+int thread_cpu(void)
+{
+	if (__builtin_expect(my_cpu == NOT_ASKED, 0))
+		my_cpu = only_cpu();
+	return my_cpu;
+}
+
+int counting_cpu(void)
+{
+	int cpu = thread_cpu();
+
+	return cpu >= 0 ? cpu : sched_getcpu();
+}
+
+int thread_tid(void)
+{
+	if (__builtin_expect(!my_tid, 0))
+		my_tid = (int)syscall(SYS_gettid);
+	return my_tid;
+}
+
+int thread_pin(int cpu)
+{
+	cpu_set_t one[16];
+
+	CPU_ZERO_S(sizeof(one), one);
+	CPU_SET_S(cpu, sizeof(one), one);
+	if (sched_setaffinity(0, sizeof(one), one))
+		return -1;
+	my_cpu = cpu;
+	return 0;
+}
+
+void thread_ask_again(void)
+{
+	my_cpu = NOT_ASKED;
+}
+
+void thread_after_fork(void)
+{
+	thread_ask_again();
+	my_tid = 0;
+}
