@@ -1,0 +1,56 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Everything that a person or a pipeline runs.
+SHELL := /bin/bash
+CACHE := $(or $(FASTSOCKET_CACHE),$(HOME)/.cache/fastsocket)
+venv = $(CACHE)/venv-$(shell sha256sum requirements/$(1).txt | cut -c 1-12)
+VENV := $(call venv,ansible-2.19)
+VENV_OLDEST := $(call venv,ansible-2.16)
+PYTHON := $(VENV)/bin/python
+export PATH := $(VENV)/bin:$(PATH)
+# The lab needs root: mounts, namespaces, cgroups.
+ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env env "PATH=$(PATH)" "HOME=$(HOME)")
+SUITES := lint unit c-test sanity integration molecule
+
+.PHONY: help setup test lint unit c-test sanity integration molecule demo build hooks clean
+
+help: ## this list
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+setup: ## Debian packages and Python environments (the other targets call it)
+	@tools/setup $(VENV)=requirements/ansible-2.19.txt $(VENV_OLDEST)=requirements/ansible-2.16.txt
+
+test: setup ## every suite below, one after another, and a table; SUITES="lint unit" for some
+	@$(ROOT) true && $(PYTHON) tools/run-suites $(SUITES)
+
+lint: setup ## ruff, yamllint, shellcheck, Python 3.6, licences, ansible-lint, docs; CHECKS="ruff docs" for some
+	@tools/lint $(CHECKS)
+
+unit: setup ## planners and readers on captured trees, roles' specs
+	@$(PYTHON) -m pytest tests/unit
+
+c-test: setup ## the preload library's own tests
+	@$(MAKE) --no-print-directory -C libfsocket check
+
+sanity: setup ## ansible-test sanity with the oldest and the newest ansible-core
+	@tools/sanity $(VENV_OLDEST) $(VENV)
+
+integration: setup ## the tarball, and what needs the lab but no scenario
+	@$(ROOT) $(PYTHON) -m pytest tests/integration $(wildcard tests/lab)
+
+molecule: setup ## every scenario in the lab; SCENARIOS="nic preload" for some
+	@$(ROOT) tools/molecule $(SCENARIOS)
+
+demo: setup ## the whole path: stock, rolled out, switched off, rolled back, in one table
+	@$(ROOT) tests/demo/run
+
+build: setup ## the collection's tarball in build/
+	@tools/build build
+
+hooks: setup ## run the quick checks before each commit
+	@pre-commit install
+
+clean: ## what builds and tests left in the tree
+	@$(ROOT) rm -rf build .ansible .hypothesis
+	@[ ! -e libfsocket/Makefile ] || $(MAKE) --no-print-directory -C libfsocket clean
