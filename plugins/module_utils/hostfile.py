@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files that root owns on a host: written whole or not at all, read as text or JSON, guarded by one lock a
+directory."""
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+
+from .errors import FleetError
+
+
+def read(path, default=None):
+    """Return the text of a file, or `default` when there is none."""
+    try:
+        with open(path, encoding="utf-8") as handle:
+            return handle.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return default
+
+
+def write(path, text, mode=0o644):
+    """Make `path` hold `text` with `mode`, atomically: a reader sees the old file or the new one, also after a power
+    cut. Parent directories are made (0755). Return True when something changed."""
+    if read(path) == text and not os.path.islink(path) and os.stat(path).st_mode & 0o7777 == mode:
+        return False
+    folder = os.path.dirname(path) or "."
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path), dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+    return True
+
+
+def remove(path):
+    """Remove a file. Return True when there was one."""
+    try:
+        os.unlink(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    _sync_folder(os.path.dirname(path) or ".")
+    return True
+
+
+def read_json(path, default=None):
+    """Return the value in a JSON file, or `default` when there is no file. FleetError when it is damaged."""
+    text = read(path)
+    if text is None:
+        return default
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise FleetError("%s is not JSON (%s): mend it or remove it" % (path, error)) from error
+
+
+def json_text(value):
+    """Return the one JSON form that this project writes: two runs with one value give one text."""
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def write_json(path, value, mode=0o644):
+    """Like write(), for a JSON value."""
+    return write(path, json_text(value), mode)
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Hold an exclusive lock on a directory (made when missing): two runs at once, say a playbook and the boot unit,
+    take turns."""
+    os.makedirs(folder, mode=0o755, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(folder):
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
