@@ -162,13 +162,21 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 	shared_unlock();
 }
 
+/*
+ * A listener taken out of epoll may come back at once: nginx does so every 16th
+ * connection (ngx_reorder_accept_events). Only a thread that goes to wait
+ * without it has left its slot.
+ */
+static __thread struct listener *leaving;
+
 void claim_release(struct listener *l, struct claim *c)
 {
 	struct fsocket_slot *row = c->row;
 	struct epoll_event unused = { 0 };
 	int fd = l->slots[c->cpu];
 
-	real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, fd, &unused);
+	if (leaving != l)
+		real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, fd, &unused);
 	c->tid = 0;
 	shared_lock();
 	row->state = FSOCKET_SLOT_FREE;
@@ -204,23 +212,58 @@ static struct claim *my_claim(const struct listener *l)
 	return atomic_load_explicit(&c->tid, memory_order_relaxed) == thread_tid() ? c : NULL;
 }
 
+static void leave(struct listener *l, struct claim *c)
+{
+	struct epoll_event unused = { 0 };
+
+	real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, l->slots[c->cpu], &unused);
+	leaving = l;
+}
+
+static void come_back(struct listener *l, struct claim *c, int epfd, struct epoll_event *event)
+{
+	leaving = NULL;
+	c->epfd = epfd;
+	if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, l->slots[c->cpu], event))
+		claim_release(l, c);
+}
+
+void slots_before_wait(void)
+{
+	struct claim *c;
+
+	if (__builtin_expect(!leaving, 1))
+		return;
+	c = my_claim(leaving);
+	if (c)
+		claim_release(leaving, c);
+	leaving = NULL;
+}
+
+void slots_after_fork(void)
+{
+	leaving = NULL;
+}
+
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
 {
 	struct claim *c;
 	int result;
 
 	/* A program may pin its threads any time before it adds listeners. */
-	if (op == EPOLL_CTL_ADD)
+	if (op == EPOLL_CTL_ADD && leaving != l)
 		thread_ask_again();
 	c = my_claim(l);
-	if (op == EPOLL_CTL_DEL && c && c->epfd == epfd)
-		claim_release(l, c);
 	result = real.epoll_ctl(epfd, op, l->fd, event);
 	if (result)
 		return result;
 	if (op == EPOLL_CTL_ADD && !c)
 		claim(l, epfd, event);
-	if (op == EPOLL_CTL_MOD && c && c->epfd == epfd)
+	else if (op == EPOLL_CTL_ADD && leaving == l)
+		come_back(l, c, epfd, event);
+	else if (op == EPOLL_CTL_DEL && c && c->epfd == epfd)
+		leave(l, c);
+	else if (op == EPOLL_CTL_MOD && c && c->epfd == epfd)
 		real.epoll_ctl(epfd, op, l->slots[c->cpu], event);
 	return result;
 }

@@ -154,6 +154,21 @@ EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 	return l ? slots_epoll(l, epfd, op, event) : real.epoll_ctl(epfd, op, fd, event);
 }
 
+EXPORT int epoll_wait(int epfd, struct epoll_event *events, int count, int timeout)
+{
+	real_ready();
+	slots_before_wait();
+	return real.epoll_wait(epfd, events, count, timeout);
+}
+
+EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int timeout,
+		       const sigset_t *mask)
+{
+	real_ready();
+	slots_before_wait();
+	return real.epoll_pwait(epfd, events, count, timeout, mask);
+}
+
 /* What we knew of fd is over. */
 static void forget(int fd)
 {

@@ -61,6 +61,7 @@ static void probe(void)
 static void after_fork(void)
 {
 	thread_after_fork();
+	slots_after_fork();
 	listeners_after_fork();
 }
 

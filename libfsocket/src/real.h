@@ -22,6 +22,8 @@
 	REAL(int, dup2, (int, int)) \
 	REAL(int, dup3, (int, int, int)) \
 	REAL(int, epoll_ctl, (int, int, int, struct epoll_event *)) \
+	REAL(int, epoll_wait, (int, struct epoll_event *, int, int)) \
+	REAL(int, epoll_pwait, (int, struct epoll_event *, int, int, const sigset_t *)) \
 	REAL(int, setuid, (uid_t)) \
 	REAL(int, setreuid, (uid_t, uid_t)) \
 	REAL(int, setresuid, (uid_t, uid_t, uid_t)) \

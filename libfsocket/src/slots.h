@@ -68,6 +68,9 @@ void options_copy(int from, int to, enum when when);
 
 /* epoll_ctl() on a managed listener, for the slot as well. */
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event);
+/* The thread goes to wait for events: what it took out of epoll and did not add again, it has left. */
+void slots_before_wait(void);
+void slots_after_fork(void);
 /* accept() on a managed listener. flags -1: accept(), else accept4(). */
 int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length, int flags);
 void claim_release(struct listener *l, struct claim *c);

@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""fsctl: the command of the person on call. The same library as the modules, installed under /usr/lib/fastsocket."""
+
+import argparse
+import json
+import os
+import sys
+
+from . import nic, preload, stats, switch, tables
+from .errors import FleetError
+
+
+def _services(names):
+    found = names or preload.wrapped_services()
+    if not found:
+        raise FleetError("no service is wrapped on this host")
+    return found
+
+
+def status(args):
+    names = args.service or preload.wrapped_services()
+    found = {name: stats.read(name) for name in names}
+    if args.json:
+        print(json.dumps(found, indent=2, sort_keys=True))
+        return
+    if not names:
+        print("no service is wrapped on this host")
+    for name in names:
+        if not found[name] and not preload.wrapped(name):
+            raise FleetError("%s is not wrapped; wrapped are: %s" % (name, ", ".join(names) or "none"))
+        print("\n".join(tables.service_lines(name, found[name])))
+
+
+def turn(args):
+    for name in _services(args.service):
+        result = preload.set_switch(name, args.value, False)
+        effect = result.get("effect")
+        took = " in %.2f s" % effect["seconds"] if effect else ""
+        idle = ", %d idle slots follow at their next call" % effect["idle"] if effect and effect["idle"] else ""
+        print("%s: %s%s%s" % (name, args.value, took if result["changed"] else " already", idle))
+
+
+def nic_apply(dummy):
+    _report(nic.reapply())
+
+
+def nic_undo(dummy):
+    _report(nic.undo())
+
+
+def _report(result):
+    for change in result["changes"]:
+        print("%s: %s -> %s" % (change["path"], change["before"], change["after"]))
+    for warning in result.get("warnings", []) + result.get("skipped", []):
+        print("warning: " + warning, file=sys.stderr)
+    print("%d values changed" % len(result["changes"]))
+
+
+def parser():
+    top = argparse.ArgumentParser(prog="fsctl", description="Per-core TCP on this host: look, off, on.")
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    commands.required = True
+    one = commands.add_parser("status", help="per-core table of the wrapped services")
+    one.add_argument("--json", action="store_true", help="as JSON")
+    one.add_argument("service", nargs="*")
+    one.set_defaults(run=status)
+    for value, text in ((switch.OFF, "plain libc from the next call on; no restart, no connection lost"),
+                        (switch.ON, "back to per-core sockets")):
+        one = commands.add_parser(value, help=text)
+        one.add_argument("service", nargs="*", help="default: all wrapped services")
+        one.set_defaults(run=turn, value=value)
+    group = commands.add_parser("nic", help="IRQ, RPS, RFS and XPS").add_subparsers(dest="what", metavar="WHAT")
+    group.required = True
+    group.add_parser("apply", help="plan anew and apply, as at boot").set_defaults(run=nic_apply)
+    group.add_parser("undo", help="put back what was before the first apply").set_defaults(run=nic_undo)
+    return top
+
+
+def main(words=None):
+    """Return the exit status: 0, or 1 with one line on stderr."""
+    args = parser().parse_args(words)
+    try:
+        if args.command != "status" and os.geteuid() != 0:
+            raise FleetError("fsctl %s needs root" % args.command)
+        args.run(args)
+    except (FleetError, OSError) as error:
+        print("fsctl: %s" % error, file=sys.stderr)
+        return 1
+    return 0

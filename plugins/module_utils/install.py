@@ -1,0 +1,59 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Install fsctl and this very library on the host, from wherever it was loaded: a module's zip or a folder."""
+
+import inspect
+import os
+import sys
+
+from . import (
+    cpulist, errors, fsctl, handover, hostfile, leave, library, measure, nic, paths, preload, services, settings,
+    sockets, stats, steering, switch, systemd, tables, topology)
+
+# Ansible sends a module only what it imports by name, so the list is written out; a test compares it with the folder.
+PARTS = (
+    cpulist, errors, fsctl, handover, hostfile, leave, library, measure, nic, paths, preload, services, settings,
+    sockets, stats, steering, switch, systemd, tables, topology)
+FOLDER = paths.LIB + "/python/fastsocket_fleet"
+COMMAND = """#!%s
+# SPDX-License-Identifier: GPL-3.0-or-later
+%simport sys
+
+sys.path.insert(0, "%s")
+sys.dont_write_bytecode = True
+from fastsocket_fleet import fsctl  # noqa: E402
+
+sys.exit(fsctl.main())
+"""
+
+
+def files():
+    """Return {path: text} of the installation."""
+    found = {FOLDER + "/__init__.py": paths.MADE_BY}
+    for part in PARTS + (sys.modules[__name__],):
+        name = part.__name__.rpartition(".")[2]
+        found["%s/%s.py" % (FOLDER, name)] = inspect.getsource(part)
+    found[paths.FSCTL] = COMMAND % (sys.executable, paths.MADE_BY, os.path.dirname(FOLDER))
+    return found
+
+
+def install(state, check_mode):
+    """Make the host have (present) or not have (absent) fsctl. Parts of another version are removed."""
+    wanted = files() if state == "present" else dict.fromkeys(files())
+    if os.path.isdir(FOLDER):
+        for name in os.listdir(FOLDER):
+            wanted.setdefault(os.path.join(FOLDER, name), None)
+    changes = preload.changes_of(wanted)
+    if not check_mode:
+        for change in changes:
+            if change["after"] is None:
+                hostfile.remove(change["path"])
+            else:
+                hostfile.write(change["path"], change["after"], 0o755 if change["path"] == paths.FSCTL else 0o644)
+        if state == "absent":
+            for folder in (FOLDER, os.path.dirname(FOLDER), paths.LIB):
+                if os.path.isdir(folder) and not os.listdir(folder):
+                    os.rmdir(folder)
+    return {"changed": bool(changes), "changes": [
+        {"path": change["path"], "before": change["before"] and "present", "after": change["after"] and "this version"}
+        for change in changes]}

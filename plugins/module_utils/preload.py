@@ -1,0 +1,339 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wrap a service with libfsocket and unwrap it: what must stand in which file (pure), and the way there and back."""
+
+import collections
+import os
+import time
+
+from . import handover, hostfile, leave, library, paths, services, settings, sockets, stats, switch, systemd
+from .errors import FleetError
+
+SYSCTL_FILE = "/etc/sysctl.d/60-fastsocket.conf"
+MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
+BEFORE = paths.VAR + "/preload.json"
+# A start is believed when every worker has its slot; workers come up within moments.
+START_S = 10
+
+Wrap = collections.namedtuple("Wrap", "service library settings")
+
+
+def dropin_path(service):
+    return "/etc/systemd/system/%s.d/50-fastsocket.conf" % services.unit_of(service)
+
+
+def tmpfiles_path(service):
+    return "/etc/tmpfiles.d/fastsocket-%s.conf" % services.name_of(service)
+
+
+def desired_path(service):
+    return "%s/%s.json" % (paths.ETC, services.name_of(service))
+
+
+def extra_path(service):
+    return "%s/%s.cfg" % (paths.ETC, services.name_of(service))
+
+
+def variables_path(service):
+    return "%s/%s.env" % (paths.ETC, services.name_of(service))
+
+
+def wrapped(service):
+    return os.path.exists(dropin_path(service))
+
+
+def wrapped_services():
+    """Return the names of the services wrapped on this host."""
+    try:
+        return sorted(name[:-5] for name in os.listdir(paths.ETC)
+                      if name.endswith(".json") and name != "nic.json" and wrapped(name[:-5]))
+    except FileNotFoundError:
+        return []
+
+
+# ---- what must stand where (pure) ------------------------------------------
+
+
+def quote(text):
+    """Quote a value for a systemd unit or environment file."""
+    return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
+
+
+def dropin(wrap, properties, variables):
+    """Return the text of the drop-in. `variables`: the service has an environment file of ours."""
+    name = services.name_of(wrap.service)
+    own = systemd.environment(properties).get("LD_PRELOAD", "").replace(":", " ").split()
+    preload = ":".join([path for path in own if "/libfsocket.so" not in path] + [wrap.library])
+    lines = ["LD_PRELOAD=" + preload, "FSOCKET_NAME=" + name]
+    lines += ["%s=%s" % pair for pair in settings.environment(wrap.settings)]
+    text = paths.MADE_BY + "[Service]\n" + "".join("Environment=%s\n" % quote(line) for line in lines)
+    if variables:
+        text += "EnvironmentFile=%s\n" % variables_path(wrap.service)
+    if properties["ProtectSystem"] == "strict":
+        text += "ReadWritePaths=-%s\n" % paths.RUN
+    return text
+
+
+def extra_variable(service, properties):
+    """Return (name, value) of the variable that adds our extra file to the command line; None when there is none."""
+    for name in services.known(service).variables:
+        if "$" + name in systemd.argv(properties):
+            now = systemd.environment(properties, skip=(variables_path(service),)).get(name, "")
+            return name, (now + " -f " + extra_path(service)).strip()
+    return None
+
+
+def files(wrap, properties, configuration, cpus):
+    """Return {path: text} of everything that wraps the service, and warnings."""
+    name, known = services.name_of(wrap.service), services.known(wrap.service)
+    found, warnings = collections.OrderedDict(), []
+    variable = extra_variable(wrap.service, properties) if known.extra else None
+    if variable:
+        found[extra_path(wrap.service)] = known.extra(configuration, cpus)
+        found[variables_path(wrap.service)] = paths.MADE_BY + "%s=%s\n" % (variable[0], quote(variable[1]))
+    elif known.extra:
+        warnings.append("the unit of %s takes no %s: add %s to its command line by hand, or its own balancing moves "
+                        "connections between cores" % (name, " or ".join(known.variables), extra_path(wrap.service)))
+    found[dropin_path(wrap.service)] = dropin(wrap, properties, bool(variable))
+    found[tmpfiles_path(wrap.service)] = paths.MADE_BY + (
+        "d %s 0755 root root -\nf %s 0644 root root - 1\n" % (paths.RUN, switch.path_of(name)))
+    found[desired_path(wrap.service)] = hostfile.json_text(
+        {"service": name, "unit": services.unit_of(wrap.service), "library": wrap.library, "settings": wrap.settings})
+    return found, warnings
+
+
+def changes_of(wanted):
+    """Compare {path: text or None} with the host: [{path, before, after}]."""
+    return [{"path": path, "before": hostfile.read(path), "after": text} for path, text in wanted.items()
+            if hostfile.read(path) != text]
+
+
+def write_all(changes):
+    for change in changes:
+        if change["after"] is None:
+            hostfile.remove(change["path"])
+        else:
+            hostfile.write(change["path"], change["after"])
+
+
+# ---- the kernel's help: queues that move with their listener ---------------
+
+
+def migrate_change(on):
+    """The change to net.ipv4.tcp_migrate_req, or None. It stays as long as a service is wrapped; the value before
+    comes back with the last one."""
+    now = (hostfile.read(MIGRATE) or "").strip()
+    if not now:
+        return None     # before Linux 5.14: libfsocket does without
+    want = "1" if on else (hostfile.read_json(BEFORE, {}).get(MIGRATE) or now)
+    return {"path": MIGRATE, "before": now, "after": want} if now != want else None
+
+
+def migrate_apply(change, on):
+    if on and change:
+        saved = hostfile.read_json(BEFORE, {})
+        saved.setdefault(MIGRATE, change["before"])
+        hostfile.write_json(BEFORE, saved)
+    if on:
+        hostfile.write(SYSCTL_FILE, paths.MADE_BY + "net.ipv4.tcp_migrate_req = 1\n")
+    if change:
+        with open(MIGRATE, "w", encoding="ascii") as handle:
+            handle.write(change["after"])
+    if not on:
+        hostfile.remove(SYSCTL_FILE)
+        hostfile.remove(BEFORE)
+
+
+# ---- the running service ---------------------------------------------------
+
+
+def running_with(service, properties, environment=None):
+    """Is the main process running with the library's file of today (and with these settings)?"""
+    pid = int(properties["MainPID"] or 0)
+    if not pid:
+        return False
+    if environment is None:
+        return bool(library.mapped_into(pid))
+    if os.path.realpath(environment["LD_PRELOAD"].rsplit(":", 1)[-1]) not in library.mapped_into(pid):
+        return False
+    with open("/proc/%d/environ" % pid, encoding="utf-8", errors="replace") as handle:
+        now = dict(entry.partition("=")[::2] for entry in handle.read().split("\0") if "=" in entry)
+    return all(now.get(name) == value for name, value in environment.items())
+
+
+def dropin_environment(text):
+    """Return the environment our drop-in sets."""
+    lines = [line[len("Environment="):] for line in text.splitlines() if line.startswith("Environment=")]
+    return systemd.environment({"Environment": " ".join(lines), "EnvironmentFiles": ""})
+
+
+def slot_cookies(name):
+    found = stats.read(name)
+    return [row["cookie"] for row in found["slots"]] if found else []
+
+
+def live_workers(name):
+    """Slots whose owner is a live process."""
+    found = stats.read(name)
+    return [row for row in found["slots"] if row["state"] != "orphan"] if found else []
+
+
+def verify_start(service):
+    """Wait until the service runs with the library. FleetError with the journal when it does not."""
+    unit, deadline = services.unit_of(service), time.time() + START_S
+    while True:
+        properties = systemd.show(unit)
+        mapped = running_with(service, properties)
+        if properties["ActiveState"] == "active" and mapped and live_workers(services.name_of(service)):
+            return
+        if properties["ActiveState"] == "failed" or time.time() > deadline:
+            break
+        time.sleep(0.1)
+    if mapped and properties["ActiveState"] == "active" and services.known(service) is services.OTHER:
+        return      # a program that does not use epoll keeps its one queue, which is no failure
+    raise FleetError("%s is %s, and %s after the start | %s" % (
+        unit, properties["ActiveState"],
+        "no worker took a slot" if mapped else "the library is not in it", systemd.journal(unit)))
+
+
+def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
+    """Wrap a service. See modules/preload.py for the result."""
+    wrap = Wrap(services.name_of(service), path, settings.check(wanted_settings))
+    properties = services.find(service)
+    if check_mode and not os.path.exists(path):
+        warnings = ["%s is not on this host yet, so it was not tested" % path]
+    else:
+        library.check(path)
+        warnings = []
+    words = services.command(service, properties, skip=(variables_path(wrap.service),))
+    configuration = services.configurations(service, words) if services.known(service).extra else ""
+    wanted, more = files(wrap, properties, configuration, sorted(os.sched_getaffinity(0)))
+    services.check_configuration(service, words)
+    changes = changes_of(wanted)
+    migrate = migrate_change(True)
+    changes += [migrate] if migrate else []
+    needed = systemd.active(properties) and not running_with(
+        service, properties, dropin_environment(wanted[dropin_path(service)]))
+    result = {
+        "changed": bool(changes or (needed and restart)), "changes": changes, "warnings": warnings + more,
+        "restarted": bool(needed and restart), "restart_required": bool(needed and not restart), "held_sockets": 0,
+        "extra_configuration": wanted.get(extra_path(service)),
+    }
+    if check_mode or not result["changed"]:
+        return result
+    before = [dict(change, after=change["before"]) for change in changes if change["path"] != MIGRATE]
+    write_all(change for change in changes if change["path"] != MIGRATE)
+    migrate_apply(migrate, True)
+    if switch.read(wrap.service) is None:
+        switch.write(wrap.service, switch.ON)
+    try:
+        if extra_path(service) in wanted:
+            services.check_configuration(service, words, ["-f", extra_path(service)])
+        systemd.run("systemctl", "daemon-reload")
+        if result["restarted"]:
+            result["held_sockets"] = _restart(service, drain_seconds)
+    except FleetError as error:
+        _take_back(service, before)
+        raise FleetError("%s; %s was put back as it was" % (error, services.unit_of(service))) from error
+    return result
+
+
+def _restart(service, drain_seconds):
+    """Restart with the sockets held; slots of a library that already runs are emptied first."""
+    name = services.name_of(service)
+    was = switch.read(name)
+    slots = slot_cookies(name)
+    if slots and was == switch.ON:
+        switch.write(name, switch.OFF)
+        stats.wait_off(name)
+        time.sleep(leave.SETTLE_S)
+    try:
+        held = handover.restart(service, drain_seconds, slots)
+    finally:
+        if was:
+            switch.write(name, was)
+    verify_start(service)
+    return held
+
+
+def _take_back(service, before):
+    """The start failed: stand as before, running if it ran before."""
+    unit = services.unit_of(service)
+    write_all(before)
+    if not wrapped_services():
+        migrate_apply(migrate_change(False), False)
+    systemd.attempt("systemctl", "daemon-reload")
+    systemd.attempt("systemctl", "reset-failed", unit)
+    systemd.attempt("systemctl", "restart", unit)
+
+
+def set_switch(service, value, check_mode):
+    """Turn a wrapped service on or off: no restart, in force within a second."""
+    name = services.name_of(service)
+    now = switch.read(name)
+    if not wrapped(service) and now is None:
+        services.find(service)
+        if value == switch.OFF:
+            return {"changed": False, "changes": [], "warnings": []}
+        raise FleetError("%s is not wrapped, so there is nothing to turn on; wrap it with state present" % name)
+    changes = [{"path": switch.path_of(name), "before": now, "after": value}] if now != value else []
+    result = {"changed": bool(changes), "changes": changes, "warnings": []}
+    if changes and not check_mode:
+        switch.write(name, value)
+        if value == switch.OFF:
+            result["effect"] = stats.wait_off(name)
+    return result
+
+
+def absent(service, drain_seconds, check_mode):
+    """Unwrap a service: off at once, then without the library by the service's own way to go on without loss."""
+    name = services.name_of(service)
+    properties = systemd.show(services.unit_of(service))
+    loaded = systemd.active(properties) and bool(_pids_with_library(service))
+    gone = [dropin_path(service), tmpfiles_path(service), desired_path(service), variables_path(service)]
+    wanted = collections.OrderedDict((path, None) for path in gone)
+    if os.path.exists(extra_path(service)):
+        # The arguments of a process that executes itself name the file for as long as it runs.
+        named = systemd.active(properties) and leave.names(int(properties["MainPID"] or 0), extra_path(service))
+        wanted[extra_path(service)] = paths.MADE_BY if named else None
+    changes = changes_of(wanted)
+    known = services.known(service)
+    can = bool(loaded and known.leave)
+    left = bool(loaded and not known.leave)
+    last = wrapped_services() in ([], [name])
+    # A process that stays preloaded may start again with its slots: it keeps the kernel's help.
+    migrate = migrate_change(False) if last and not left else None
+    changes += [migrate] if migrate else []
+    now = switch.read(name)
+    if now is not None and not (left and now == switch.OFF):
+        changes.append({"path": switch.path_of(name), "before": now, "after": switch.OFF if left else None})
+    result = {"changed": bool(changes or can), "changes": changes, "warnings": [], "left_preloaded": left,
+              "how": known.leave if can else None}
+    if left:
+        result["warnings"].append("%s cannot go on without the library by itself: it stays loaded and off until the "
+                                  "service is restarted" % name)
+    if check_mode or not result["changed"]:
+        return result
+    if now is not None:
+        switch.write(name, switch.OFF)
+        result["effect"] = stats.wait_off(name)
+    write_all(change for change in changes if change["path"] in wanted)
+    systemd.run("systemctl", "daemon-reload")
+    if can:
+        # First off, then time for the handshakes under way, then the old processes may go.
+        time.sleep(leave.SETTLE_S)
+        result["draining"] = leave.WAYS[known.leave](service, drain_seconds)
+    if not left:
+        for path in (switch.path_of(name), "%s/%s.stats" % (paths.RUN, name)):
+            hostfile.remove(path)
+    if last and not left:
+        migrate_apply(migrate, False)
+    return result
+
+
+def _pids_with_library(service):
+    try:
+        pids = sockets.service_pids(services.unit_of(service))
+    except FleetError:
+        return []
+    return [pid for pid in pids if library.mapped_into(pid)]

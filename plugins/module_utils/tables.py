@@ -1,0 +1,50 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Tables for people: the same in the terminal of the controller and of the host."""
+
+from . import stats
+
+
+def percent(value):
+    """0.9934 -> "99.3 %"; None -> "-"."""
+    return "-" if value is None else "%.1f %%" % (100.0 * value)
+
+
+def number(value, form="%d"):
+    return "-" if value is None else form % value
+
+
+def render(head, rows):
+    """Return lines of a table: first column left, the others right."""
+    cells = [[str(cell) for cell in row] for row in [head] + list(rows)]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(head))]
+    lines = []
+    for row in cells:
+        first = row[0].ljust(widths[0])
+        lines.append("  ".join([first] + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:])]).rstrip())
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return lines
+
+
+def service_lines(title, found):
+    """Return the per-core table of one wrapped service (a stats.read() result) with a line of totals."""
+    if not found:
+        return ["%s: wrapped, no statistics yet (not started since)" % title]
+    total = found["summary"]
+    lines = ["%s: switch %s, accepts %s local, connects %s local, spread %s" % (
+        title, found["switch"], percent(total["accept_local"]), percent(total["connect_local"]),
+        number(total["spread"], "%.2f"))]
+    serving = {}
+    for row in found["slots"]:
+        serving.setdefault(row["cpu"], []).append("%d(%s)" % (row["tid"], row["state"]))
+    rows = []
+    for cpu, row in sorted(found["cpus"].items(), key=lambda item: int(item[0])):
+        rows.append([
+            cpu, row["accepts_local"], row["accepts_remote"],
+            percent(stats.share(row["accepts_local"], row["accepts_remote"])), row["connects_local"],
+            row["connects_remote"], percent(stats.share(row["connects_local"], row["connects_remote"])),
+            row["spills"], " ".join(serving.get(int(cpu), ["-"]))])
+    head = ("cpu", "accepts local", "remote", "share", "connects local", "remote", "share", "spills", "slots: thread")
+    lines += ["  " + line for line in render(head, rows)]
+    errors = ", ".join("%s %d" % item for item in sorted(found["errors"].items()) if item[1])
+    return lines + (["  errors: " + errors] if errors else [])
