@@ -11,6 +11,11 @@ from . import nic, preload, stats, switch, tables
 from .errors import FleetError
 
 
+def say(text, stream=None):
+    """One line for the person at the terminal."""
+    (stream or sys.stdout).write(text + "\n")
+
+
 def _services(names):
     found = names or preload.wrapped_services()
     if not found:
@@ -22,14 +27,14 @@ def status(args):
     names = args.service or preload.wrapped_services()
     found = {name: stats.read(name) for name in names}
     if args.json:
-        print(json.dumps(found, indent=2, sort_keys=True))
+        say(json.dumps(found, indent=2, sort_keys=True))
         return
     if not names:
-        print("no service is wrapped on this host")
+        say("no service is wrapped on this host")
     for name in names:
         if not found[name] and not preload.wrapped(name):
             raise FleetError("%s is not wrapped; wrapped are: %s" % (name, ", ".join(names) or "none"))
-        print("\n".join(tables.service_lines(name, found[name])))
+        say("\n".join(tables.service_lines(name, found[name])))
 
 
 def turn(args):
@@ -38,7 +43,7 @@ def turn(args):
         effect = result.get("effect")
         took = " in %.2f s" % effect["seconds"] if effect else ""
         idle = ", %d idle slots follow at their next call" % effect["idle"] if effect and effect["idle"] else ""
-        print("%s: %s%s%s" % (name, args.value, took if result["changed"] else " already", idle))
+        say("%s: %s%s%s" % (name, args.value, took if result["changed"] else " already", idle))
 
 
 def nic_apply(dummy):
@@ -51,10 +56,10 @@ def nic_undo(dummy):
 
 def _report(result):
     for change in result["changes"]:
-        print("%s: %s -> %s" % (change["path"], change["before"], change["after"]))
+        say("%s: %s -> %s" % (change["path"], change["before"], change["after"]))
     for warning in result.get("warnings", []) + result.get("skipped", []):
-        print("warning: " + warning, file=sys.stderr)
-    print("%d values changed" % len(result["changes"]))
+        say("warning: " + warning, sys.stderr)
+    say("%d values changed" % len(result["changes"]))
 
 
 def parser():
@@ -85,6 +90,6 @@ def main(words=None):
             raise FleetError("fsctl %s needs root" % args.command)
         args.run(args)
     except (FleetError, OSError) as error:
-        print("fsctl: %s" % error, file=sys.stderr)
+        say("fsctl: %s" % error, sys.stderr)
         return 1
     return 0

@@ -7,8 +7,27 @@ import os
 import sys
 
 from . import (
-    cpulist, errors, fsctl, handover, hostfile, leave, library, measure, nic, paths, preload, services, settings,
-    sockets, stats, steering, switch, systemd, tables, topology)
+    cpulist,
+    errors,
+    fsctl,
+    handover,
+    hostfile,
+    leave,
+    library,
+    measure,
+    nic,
+    paths,
+    preload,
+    services,
+    settings,
+    sockets,
+    stats,
+    steering,
+    switch,
+    systemd,
+    tables,
+    topology,
+)
 
 # Ansible sends a module only what it imports by name, so the list is written out; a test compares it with the folder.
 PARTS = (

@@ -3,6 +3,7 @@
 """Wrap a service with libfsocket and unwrap it: what must stand in which file (pure), and the way there and back."""
 
 import collections
+import contextlib
 import os
 import time
 
@@ -112,6 +113,8 @@ def write_all(changes):
     for change in changes:
         if change["after"] is None:
             hostfile.remove(change["path"])
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(change["path"]))   # only when it is empty: ours was the last file
         else:
             hostfile.write(change["path"], change["after"])
 

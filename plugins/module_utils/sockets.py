@@ -96,7 +96,7 @@ class Process(object):
     def __enter__(self):
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *dummy):
         os.close(self.pidfd)
 
     def duplicate(self, fd):
@@ -341,7 +341,7 @@ class _Sampler(object):
         for process in self.processes:
             with _reading(process.pid):
                 seen += [(process,) + one for one in self.look(process, max(0, budget - len(seen)))]
-        self.listening.update(info["local"][1] for _, _, info, _ in seen if info["listening"])
+        self.listening.update(info["local"][1] for dummy, dummy, info, dummy in seen if info["listening"])
         cpus = {}
         for process, inode, info, tid in seen:
             direction = _direction(info, self.listening, self.wanted or self.listening)
@@ -394,7 +394,7 @@ def sample(pids, seconds, server_ports=None, max_rate=2000):
     scans = 0
     try:
         for process in processes:       # threads under load sleep seldom: give each a few chances to be seen
-            for _ in range(20):
+            for dummy in range(20):
                 process.sockets()
                 if len(process.threads()) < 2 or process.learn():
                     break
@@ -441,7 +441,7 @@ def cgroup_pids(path):
     """Process ids in the control group `path` (as /system.slice/x.service) and all below it, in order."""
     for mount in CGROUP_MOUNTS:
         pids = set()
-        for folder, _, names in os.walk(mount + path):
+        for folder, dummy, names in os.walk(mount + path):
             if "cgroup.procs" in names:
                 try:
                     pids.update(int(pid) for pid in _read(os.path.join(folder, "cgroup.procs")).split())

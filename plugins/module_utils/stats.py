@@ -63,10 +63,11 @@ def layout(fields):
 def _row(fields, data, offset):
     """Unpack one struct; text fields lose their NULs."""
     values = struct.unpack_from("@" + "".join(code for dummy, code in fields), data, offset)
-    return {
-        name: value.split(b"\0")[0].decode("ascii", "replace") if isinstance(value, bytes) and name != "magic" else value
-        for (name, dummy), value in zip(fields, values)
-    }
+    return {name: _text(value) if isinstance(value, bytes) else value for (name, dummy), value in zip(fields, values)}
+
+
+def _text(value):
+    return value.split(b"\0")[0].decode("ascii", "replace")
 
 
 def _rows(fields, data, head, kind):

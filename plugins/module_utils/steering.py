@@ -6,7 +6,8 @@ The one rule: a receive queue belongs to one set of CPUs, its part. With n CPUs 
 part of queue i is every q-th CPU from CPU i mod n on: one CPU for each queue when q >= n, else the n CPUs dealt over
 the queues, so that the first CPU of every part is near the NIC and SMT siblings tend to land in one part. The
 interrupt goes to the first CPU of the part; RPS spreads over the part where the interrupt cannot, and over all CPUs
-where the queues have no interrupts; XPS sends from the part. What the kernel does with the values: Documentation/networking/scaling.rst."""
+where queues have no interrupts; XPS sends from the part. What the kernel does with the values:
+Documentation/networking/scaling.rst."""
 
 from . import cpulist, topology
 from .errors import FleetError

@@ -54,8 +54,8 @@ EXAMPLES = r"""
 RETURN = r"""
 services:
   description:
-    - By name of service, whether it is C(wrapped), its C(stats) (null without a statistics file), and the C(sample) from
-      outside.
+    - By name of service, whether it is C(wrapped), its C(stats) (null without a statistics file), and the C(sample)
+      from outside.
   returned: success
   type: dict
   sample:

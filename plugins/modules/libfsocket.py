@@ -8,9 +8,9 @@ module: libfsocket
 short_description: Choose the version of libfsocket that services get at their next start
 version_added: 0.1.0
 description:
-  - Loads a version of the library into C(/bin/true) and, when that goes well, makes a symbolic link point to it, atomically.
-    A version that is for another machine, is not loaded or makes the witness fail is removed again, and no service ever
-    sees it.
+  - Loads a version of the library into C(/bin/true) and, when that goes well, makes a symbolic link point to it,
+    atomically. A version that is for another machine, is not loaded or makes the witness fail is removed again, and no
+    service ever sees it.
 author:
   - The fastsocket.fleet authors (@fastsocket)
 extends_documentation_fragment:

@@ -8,17 +8,17 @@ module: preload
 short_description: Wrap a service with libfsocket, turn it off in an instant, unwrap it
 version_added: 0.1.0
 description:
-  - V(present) adds a systemd drop-in that preloads C(libfsocket.so) into the service, after the library was loaded into
-    a witness and the service passed its own configuration check. A running service is restarted while its listening
-    sockets are held, so that no connection is refused; when it does not come up with the library, everything is put back
-    and the module fails.
+  - V(present) adds a systemd drop-in that preloads C(libfsocket.so) into the service, after the library was loaded
+    into a witness and the service passed its own configuration check. A running service is restarted while its
+    listening sockets are held, so that no connection is refused; when it does not come up with the library, everything
+    is put back and the module fails.
   - V(off) is the instant rollback. From the next call on the service does what it does without the library. Nothing is
     restarted.
   - V(absent) turns it off, removes what was added, and lets a running service go on without the library and without a
     lost connection where it knows how (nginx by an upgrade of its program, HAProxy by a reload). Another service stays
     preloaded and off until it is restarted, and the result says so.
-  - As long as a service is wrapped, C(net.ipv4.tcp_migrate_req) is 1, so that the kernel moves the queue of a worker that
-    leaves. The value before comes back with the last service.
+  - As long as a service is wrapped, C(net.ipv4.tcp_migrate_req) is 1, so that the kernel moves the queue of a worker
+    that leaves. The value before comes back with the last service.
 author:
   - The fastsocket.fleet authors (@fastsocket)
 extends_documentation_fragment:
@@ -50,8 +50,8 @@ options:
   settings:
     description:
       - Settings of the library, see libfsocket(7). V(pin) pins workers that may run on several CPUs, V(listen) and
-        V(connect) turn slots and per-core source ports off or on, V(spill) is the percentage of the backlog from which a
-        worker's connections are shared, V(log) is 0 to 2.
+        V(connect) turn slots and per-core source ports off or on, V(spill) is the percentage of the backlog from which
+        a worker's connections are shared, V(log) is 0 to 2.
     type: dict
     default: {}
   restart:
