@@ -151,13 +151,14 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 		c->epfd = epfd;
 		c->accepts = 0;
 		c->tid = thread_tid();
-		mode_sync(l, on);
 		if (claim_start(l, c, epfd, event)) {
 			COUNT_ERROR(FSOCKET_ERR_CLAIM);
 			say(1, "slot of CPU %d: %s", cpu, strerror(errno));
 			memset(c->row, 0, sizeof(*c->row));
 			c->tid = 0;
 		}
+		/* Now there is a group whose choice can be set. */
+		mode_sync(l, on);
 	}
 	shared_unlock();
 }
@@ -276,10 +277,10 @@ static int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int
 			   real.accept4(fd, address, length, flags);
 }
 
-/* Nothing there, or not listening any more: ask the next one. */
+/* Nothing there, not listening any more, or just closed: ask the next one. */
 static int nothing(int error)
 {
-	return error == EAGAIN || error == EINVAL;
+	return error == EAGAIN || error == EINVAL || error == EBADF;
 }
 
 static void spill_check(struct listener *l, struct claim *c)

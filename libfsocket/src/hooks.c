@@ -71,10 +71,14 @@ static int alone(int fd)
 /* A TCP listener gets a slot per CPU. SO_REUSEPORT comes after its bind(), so that one fails as ever. */
 EXPORT int listen(int fd, int backlog)
 {
+	struct listener *known;
 	int one = 1, shares, sole, result, keep;
 
 	real_ready();
-	if (!shared.header || !settings.listen || listener_find(fd) || !socket_is_tcp(fd))
+	known = listener_find(fd);
+	if (known)
+		known->backlog = backlog;
+	if (known || !shared.header || !settings.listen || !socket_is_tcp(fd))
 		return real.listen(fd, backlog);
 	keep = errno;
 	shares = socket_flag(fd, SO_REUSEPORT);
@@ -173,16 +177,20 @@ EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int time
 static void forget(int fd)
 {
 	uint32_t word = fd_get(fd);
+	enum fd_kind kind = fd_kind(word);
 	int keep = errno;
 
-	if (fd_kind(word) == FD_LISTENER)
+	if (__builtin_expect(kind == FD_UNKNOWN, 0))
+		return;
+	if ((kind == FD_LISTENER || kind == FD_SLOT) && !listener_ours())
+		return;
+	if (kind == FD_LISTENER)
 		listener_close(listener_find(fd));
-	else if (fd_kind(word) == FD_SLOT)
+	else if (kind == FD_SLOT)
 		listener_lose_slot(fd);
-	else if (fd_kind(word) == FD_ACTIVE && shared.header && switch_on())
+	else if (kind == FD_ACTIVE && shared.header && switch_on())
 		ports_closing(fd, fd_detail(word));
-	if (word != FD_UNKNOWN)
-		fd_set_kind(fd, FD_UNKNOWN, 0);
+	fd_set_kind(fd, FD_UNKNOWN, 0);
 	errno = keep;
 }
 

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,9 @@
 #define INHERITED_FDS 4096
 
 static struct listener listeners[LISTENERS];
-/* A vfork() child shares our memory and closes descriptors that are not ours to forget. */
 static pid_t owner_pid;
+/* Two threads may meet an inherited listener at once. */
+static pthread_mutex_t preparing = PTHREAD_MUTEX_INITIALIZER;
 
 uint64_t socket_cookie(int fd)
 {
@@ -95,14 +97,37 @@ static int sibling(const struct listener *l)
 
 static void drop_slots(struct listener *l)
 {
-	for (int cpu = 0; cpu < l->cpus; cpu++)
-		if (l->slots[cpu] >= 0) {
-			fd_set_kind(l->slots[cpu], FD_UNKNOWN, 0);
-			real.close(l->slots[cpu]);
+	for (int cpu = 0; cpu < l->cpus; cpu++) {
+		int fd = atomic_exchange(&l->slots[cpu], -1);
+
+		if (fd >= 0) {
+			fd_set_kind(fd, FD_UNKNOWN, 0);
+			real.close(fd);
 		}
-	free(l->slots);
-	free(l->claims);
-	*l = (struct listener){ .slots = NULL };
+	}
+	l->used = 0;
+}
+
+static int make_arrays(struct listener *l)
+{
+	int cpus = (int)shared.header->cpu_count;
+
+	if (l->slots)
+		return 1;
+	l->slots = calloc((size_t)cpus, sizeof(*l->slots));
+	l->claims = calloc((size_t)cpus, sizeof(*l->claims));
+	if (!l->slots || !l->claims) {
+		free(l->slots);
+		free(l->claims);
+		l->slots = NULL;
+		return 0;
+	}
+	for (int cpu = 0; cpu < cpus; cpu++) {
+		l->slots[cpu] = -1;
+		l->claims[cpu].cpu = cpu;
+	}
+	l->cpus = cpus;
+	return 1;
 }
 
 static int make_slots(struct listener *l)
@@ -110,24 +135,17 @@ static int make_slots(struct listener *l)
 	cpu_set_t usable[16];	/* 16,384 CPUs */
 	int made = 0;
 
-	l->cpus = (int)shared.header->cpu_count;
-	l->slots = calloc((size_t)l->cpus, sizeof(*l->slots));
-	l->claims = calloc((size_t)l->cpus, sizeof(*l->claims));
-	if (!l->slots || !l->claims || sched_getaffinity(0, sizeof(usable), usable)) {
-		drop_slots(l);
+	if (sched_getaffinity(0, sizeof(usable), usable))
 		return 0;
-	}
 	for (int cpu = 0; cpu < l->cpus; cpu++) {
-		l->claims[cpu].cpu = cpu;
-		l->slots[cpu] = -1;
-		if (!CPU_ISSET_S(cpu, sizeof(usable), usable))
-			continue;
-		l->slots[cpu] = sibling(l);
-		if (l->slots[cpu] < 0) {
+		int fd = CPU_ISSET_S(cpu, sizeof(usable), usable) ? sibling(l) : -2;
+
+		if (fd == -1)
 			COUNT_ERROR(FSOCKET_ERR_PREPARE);
+		if (fd < 0)
 			continue;
-		}
-		fd_set_kind(l->slots[cpu], FD_SLOT, (unsigned int)(l - listeners));
+		fd_set_kind(fd, FD_SLOT, (unsigned int)(l - listeners));
+		l->slots[cpu] = fd;
 		made++;
 	}
 	return made;
@@ -141,7 +159,7 @@ static int sharded(const struct listener *l)
 	for (int i = 0; i < LISTENERS; i++) {
 		struct listener *other = &listeners[i];
 
-		if (other == l || !other->slots || other->address_length != l->address_length ||
+		if (other == l || !other->used || other->address_length != l->address_length ||
 		    memcmp(&other->address, &l->address, l->address_length))
 			continue;
 		fd_set_kind(other->fd, FD_OTHER, 0);
@@ -151,33 +169,8 @@ static int sharded(const struct listener *l)
 	return found;
 }
 
-struct listener *listener_prepare(int fd, int backlog, int sole)
+static int note(struct listener *l, int sole)
 {
-	struct listener *l = NULL;
-	int i;
-
-	owner_pid = getpid();
-	fd_set_kind(fd, FD_OTHER, 0);
-	for (i = 0; i < LISTENERS && !l; i++)
-		if (!listeners[i].slots)
-			l = &listeners[i];
-	if (!l) {
-		say(1, "more than %d listeners: the rest keep one queue for all CPUs", LISTENERS);
-		return NULL;
-	}
-	*l = (struct listener){ .fd = fd, .backlog = backlog, .cookie = socket_cookie(fd),
-				.address_length = sizeof(l->address) };
-	if (!l->cookie || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
-		return NULL;
-	if (sharded(l)) {
-		say(1, "port %d has several listeners of its own: left alone", port_of(&l->address));
-		return NULL;
-	}
-	if (!make_slots(l)) {
-		say(1, "no slots for port %d: %s", port_of(&l->address), strerror(errno));
-		drop_slots(l);
-		return NULL;
-	}
 	shared_lock();
 	l->row = listener_row(l->cookie);
 	if (l->row) {
@@ -186,13 +179,59 @@ struct listener *listener_prepare(int fd, int backlog, int sole)
 			l->row->sole = (uint16_t)sole;
 	}
 	shared_unlock();
-	if (!l->row) {
+	if (!l->row)
 		COUNT_ERROR(FSOCKET_ERR_TABLE);
+	return l->row != NULL;
+}
+
+/* Locked. */
+static struct listener *prepare(int fd, int backlog, int sole)
+{
+	struct listener *l = NULL;
+
+	owner_pid = getpid();
+	fd_set_kind(fd, FD_OTHER, 0);
+	for (int i = 0; i < LISTENERS && !l; i++)
+		if (!listeners[i].used)
+			l = &listeners[i];
+	if (!l) {
+		say(1, "more than %d listeners: the rest keep one queue for all CPUs", LISTENERS);
+		return NULL;
+	}
+	l->fd = fd;
+	l->backlog = backlog;
+	l->cookie = socket_cookie(fd);
+	memset(&l->address, 0, sizeof(l->address));
+	l->address_length = sizeof(l->address);
+	if (!l->cookie || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
+		return NULL;
+	if (sharded(l)) {
+		say(1, "port %d has several listeners of its own: left alone", port_of(&l->address));
+		return NULL;
+	}
+	if (!make_arrays(l) || !make_slots(l)) {
+		say(1, "no slots for port %d: %s", port_of(&l->address), strerror(errno));
+		return NULL;
+	}
+	if (!note(l, sole)) {
 		drop_slots(l);
 		return NULL;
 	}
+	l->used = 1;
 	fd_set_kind(fd, FD_LISTENER, (unsigned int)(l - listeners));
 	say(2, "port %d: slots prepared", port_of(&l->address));
+	return l;
+}
+
+struct listener *listener_prepare(int fd, int backlog, int sole)
+{
+	struct listener *l;
+
+	pthread_mutex_lock(&preparing);
+	l = listener_find(fd);
+	if (!l)
+		l = prepare(fd, backlog, sole);
+	pthread_mutex_unlock(&preparing);
 	return l;
 }
 
@@ -224,10 +263,13 @@ void listener_prepare_all(void)
 			listener_adopt(fd);
 }
 
+int listener_ours(void)
+{
+	return getpid() == owner_pid;
+}
+
 void listener_close(struct listener *l)
 {
-	if (getpid() != owner_pid)
-		return;
 	for (int cpu = 0; cpu < l->cpus; cpu++)
 		if (l->claims[cpu].tid)
 			claim_release(l, &l->claims[cpu]);
@@ -239,8 +281,6 @@ void listener_lose_slot(int fd)
 {
 	struct listener *l = &listeners[fd_detail(fd_get(fd))];
 
-	if (getpid() != owner_pid || !l->slots)
-		return;
 	for (int cpu = 0; cpu < l->cpus; cpu++) {
 		if (l->slots[cpu] != fd)
 			continue;
@@ -253,7 +293,8 @@ void listener_lose_slot(int fd)
 void listeners_after_fork(void)
 {
 	owner_pid = getpid();
+	preparing = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	for (int i = 0; i < LISTENERS; i++)
-		for (int cpu = 0; listeners[i].slots && cpu < listeners[i].cpus; cpu++)
-			listeners[i].claims[cpu] = (struct claim){ .cpu = cpu };
+		for (int cpu = 0; cpu < listeners[i].cpus; cpu++)
+			listeners[i].claims[cpu].tid = 0;
 }

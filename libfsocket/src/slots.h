@@ -27,7 +27,12 @@ struct claim {
 	int cpu;
 };
 
+/*
+ * The arrays are made once and kept: another thread may be in accept() on the
+ * listener while this one closes it.
+ */
 struct listener {
+	_Atomic int used;
 	int fd;			/* the application's */
 	uint64_t cookie;
 	struct fsocket_listener *row;
@@ -35,7 +40,7 @@ struct listener {
 	struct sockaddr_storage address;
 	socklen_t address_length;
 	int cpus;		/* length of slots and claims */
-	int *slots;		/* socket of each CPU, -1: none; NULL: the struct is unused */
+	_Atomic int *slots;	/* socket of each CPU, -1: none */
 	struct claim *claims;
 };
 
@@ -55,6 +60,8 @@ struct listener *listener_prepare(int fd, int backlog, int sole);
 struct listener *listener_adopt(int fd);
 /* Prepare what listens and is not prepared yet: listeners inherited from another process. */
 void listener_prepare_all(void);
+/* A listener or a slot of this very process? A vfork() child closes what is its parent's. */
+int listener_ours(void);
 /* The application closes fd: give up all slots of it in this process. */
 void listener_close(struct listener *l);
 /* The application closes a slot's socket, as programs do that close all descriptors they do not know. */

@@ -75,6 +75,7 @@ def reload(service, drain_seconds):
         return not library.mapped_into(main) and len(_fresh(unit, before)) > 0
 
     if not _wait(NEW_S, taken_over):
+        switch.write(services.name_of(service), switch.OFF)
         raise FleetError("%s did not come up without the library after its reload; it runs on, preloaded and off | %s"
                          % (unit, systemd.journal(unit)))
     return not _wait(drain_seconds, lambda: not [pid for pid in sockets.service_pids(unit)

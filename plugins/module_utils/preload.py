@@ -84,8 +84,14 @@ def extra_variable(service, properties):
     return None
 
 
-def files(wrap, properties, configuration, cpus):
-    """Return {path: text} of everything that wraps the service, and warnings."""
+def tmpfiles(name, value):
+    """Return the tmpfiles.d(5) text that makes the switch at boot, in the position it had."""
+    return paths.MADE_BY + "d %s 0755 root root -\nf %s 0644 root root - %s\n" % (
+        paths.RUN, switch.path_of(name), switch.BYTES[value].decode("ascii"))
+
+
+def files(wrap, properties, configuration, cpus, value):
+    """Return {path: text} of everything that wraps the service, and warnings. `value`: position of its switch."""
     name, known = services.name_of(wrap.service), services.known(wrap.service)
     found, warnings = collections.OrderedDict(), []
     variable = extra_variable(wrap.service, properties) if known.extra else None
@@ -96,8 +102,7 @@ def files(wrap, properties, configuration, cpus):
         warnings.append("the unit of %s takes no %s: add %s to its command line by hand, or its own balancing moves "
                         "connections between cores" % (name, " or ".join(known.variables), extra_path(wrap.service)))
     found[dropin_path(wrap.service)] = dropin(wrap, properties, bool(variable))
-    found[tmpfiles_path(wrap.service)] = paths.MADE_BY + (
-        "d %s 0755 root root -\nf %s 0644 root root - 1\n" % (paths.RUN, switch.path_of(name)))
+    found[tmpfiles_path(wrap.service)] = tmpfiles(name, value)
     found[desired_path(wrap.service)] = hostfile.json_text(
         {"service": name, "unit": services.unit_of(wrap.service), "library": wrap.library, "settings": wrap.settings})
     return found, warnings
@@ -210,7 +215,8 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
         warnings = []
     words = services.command(service, properties, skip=(variables_path(wrap.service),))
     configuration = services.configurations(service, words) if services.known(service).extra else ""
-    wanted, more = files(wrap, properties, configuration, sorted(os.sched_getaffinity(0)))
+    value = switch.read(wrap.service) or switch.ON
+    wanted, more = files(wrap, properties, configuration, sorted(os.sched_getaffinity(0)), value)
     services.check_configuration(service, words)
     changes = changes_of(wanted)
     migrate = migrate_change(True)
@@ -227,8 +233,7 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     before = [dict(change, after=change["before"]) for change in changes if change["path"] != MIGRATE]
     write_all(change for change in changes if change["path"] != MIGRATE)
     migrate_apply(migrate, True)
-    if switch.read(wrap.service) is None:
-        switch.write(wrap.service, switch.ON)
+    switch.write(wrap.service, value)
     try:
         if extra_path(service) in wanted:
             services.check_configuration(service, words, ["-f", extra_path(service)])
@@ -280,9 +285,12 @@ def set_switch(service, value, check_mode):
             return {"changed": False, "changes": [], "warnings": []}
         raise FleetError("%s is not wrapped, so there is nothing to turn on; wrap it with state present" % name)
     changes = [{"path": switch.path_of(name), "before": now, "after": value}] if now != value else []
-    result = {"changed": bool(changes), "changes": changes, "warnings": []}
-    if changes and not check_mode:
+    # At boot the switch comes back as it was left.
+    boot = changes_of({tmpfiles_path(service): tmpfiles(name, value)}) if wrapped(service) else []
+    result = {"changed": bool(changes + boot), "changes": changes + boot, "warnings": []}
+    if result["changed"] and not check_mode:
         switch.write(name, value)
+        write_all(boot)
         if value == switch.OFF:
             result["effect"] = stats.wait_off(name)
     return result
