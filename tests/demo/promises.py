@@ -34,8 +34,9 @@ def _promises(report):
                 host, percent(row["connect_local"]), percent(CONNECTS))
     for host, row in sorted((_phase(report, "stock") or {}).items()):
         most = 1.0 / report["cpus"] + STOCK_MARGIN
-        yield row["accept_local"] is not None and row["accept_local"] <= most, "%s stock: %s of accepts local (at most %s)" % (
-            host, percent(row["accept_local"]), percent(most))
+        share = row["accept_local"]
+        yield share is not None and share <= most, "%s stock: %s of accepts local (at most %s)" % (
+            host, percent(share), percent(most))
     effect = report["switch_effect_s"]
     yield effect is not None and effect < SWITCH_S, "switched off within %s s (less than %.0f)" % (effect, SWITCH_S)
     yield report["failed_total"] == 0, "%s failed of %s requests" % (
