@@ -2,9 +2,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <unistd.h>
@@ -32,8 +34,8 @@
  */
 static int mode_set(int fd, enum fsocket_mode mode)
 {
-	struct sock_filter first = { BPF_RET | BPF_K, 0, 0, 0 };
-	struct sock_fprog program = { 1, &first };
+	static struct sock_filter first = { BPF_RET | BPF_K, 0, 0, 0 };
+	static struct sock_fprog program = { 1, &first };	/* static: no stack bytes in its padding */
 	int none = 0;
 
 	if (mode == FSOCKET_MODE_GLOBAL)
@@ -43,15 +45,26 @@ static int mode_set(int fd, enum fsocket_mode mode)
 	return errno == ENOENT ? 0 : -1;
 }
 
+static int has_orphans(const struct fsocket_listener *row)
+{
+	return __atomic_load_n(&row->orphans, __ATOMIC_RELAXED) != 0;
+}
+
+static int is_sole(const struct fsocket_listener *row)
+{
+	return __atomic_load_n(&row->sole, __ATOMIC_RELAXED) != 0;
+}
+
 static void mode_sync(const struct listener *l, int on)
 {
-	uint32_t want = on && !l->row->orphans ? FSOCKET_MODE_SLOTS : FSOCKET_MODE_GLOBAL;
-	uint32_t have = __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED);
+	struct fsocket_listener *row = l->row;
+	uint32_t want = on && !has_orphans(row) ? FSOCKET_MODE_SLOTS : FSOCKET_MODE_GLOBAL;
+	uint32_t have = __atomic_load_n(&row->mode, __ATOMIC_RELAXED);
 
-	if (__builtin_expect(want == have, 1) || !l->row->sole)
+	if (__builtin_expect(want == have, 1) || !is_sole(row))
 		return;
 	/* Whoever changes the word changes the group. */
-	if (!__atomic_compare_exchange_n(&l->row->mode, &have, want, 0, __ATOMIC_RELAXED,
+	if (!__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_RELAXED,
 					 __ATOMIC_RELAXED))
 		return;
 	if (mode_set(l->fd, (enum fsocket_mode)want))
@@ -94,19 +107,22 @@ static int claim_cpu(const struct listener *l)
 			return -1;
 		}
 	}
-	return cpu < l->cpus && l->slots[cpu] >= 0 ? cpu : -1;
+	return cpu < l->cpus && slot_intact(l, cpu) ? cpu : -1;
 }
 
-/* Row of the slot, the orphan's if there is one. Locked. */
-static struct fsocket_slot *claim_row(struct listener *l, uint64_t cookie)
+/*
+ * Row of the slot. Orphans of the CPU end here: our slot's by this claim, those of a
+ * process that made its own slots (HAProxy's before a reload) went with it. Locked.
+ */
+static struct fsocket_slot *claim_row(struct listener *l, int cpu)
 {
-	struct fsocket_slot *row = slot_orphan(cookie);
+	struct fsocket_slot *row;
 
-	if (row)
+	while ((row = slot_orphan(l->cookie, cpu))) {
+		slot_row_clear(row);
 		__atomic_fetch_sub(&l->row->orphans, 1, __ATOMIC_RELAXED);
-	else
-		row = slot_row_free();
-	return row;
+	}
+	return slot_row_free();
 }
 
 static int claim_start(struct listener *l, struct claim *c, int epfd, struct epoll_event *event)
@@ -128,6 +144,7 @@ static int claim_start(struct listener *l, struct claim *c, int epfd, struct epo
 static void claim(struct listener *l, int epfd, struct epoll_event *event)
 {
 	struct claim *c = NULL;
+	struct fsocket_slot *row = NULL;
 	int on = switch_on(), cpu;
 
 	shared_lock();
@@ -138,29 +155,38 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 	}
 	if (cpu >= 0) {
 		c = &l->claims[cpu];
-		c->row = claim_row(l, socket_cookie(l->slots[cpu]));
-		if (!c->row)
+		row = claim_row(l, cpu);
+		if (!row)
 			COUNT_ERROR(FSOCKET_ERR_TABLE);
 	}
-	if (c && c->row) {
-		*c->row = (struct fsocket_slot){
-			.listener = l->cookie, .cookie = socket_cookie(l->slots[cpu]),
-			.state = on ? FSOCKET_SLOT_ON : FSOCKET_SLOT_OFF, .cpu = cpu,
-			.pid = getpid(), .tid = thread_tid(), .backlog = (uint32_t)l->backlog,
-		};
+	if (row) {
+		row->listener = l->cookie;
+		row->cookie = l->cookies[cpu];
+		row->cpu = cpu;
+		row->pid = getpid();
+		row->tid = thread_tid();
+		__atomic_store_n(&row->backlog, (uint32_t)l->backlog, __ATOMIC_RELAXED);
+		slot_state_set(row, on ? FSOCKET_SLOT_ON : FSOCKET_SLOT_OFF);
+		c->row = row;
 		c->epfd = epfd;
-		c->accepts = 0;
 		c->tid = thread_tid();
 		if (claim_start(l, c, epfd, event)) {
 			COUNT_ERROR(FSOCKET_ERR_CLAIM);
 			say(1, "slot of CPU %d: %s", cpu, strerror(errno));
-			memset(c->row, 0, sizeof(*c->row));
+			slot_row_clear(row);
 			c->tid = 0;
 		}
 		/* Now there is a group whose choice can be set. */
 		mode_sync(l, on);
 	}
 	shared_unlock();
+}
+
+static int blocks(int fd)
+{
+	int status = fcntl(fd, F_GETFL);
+
+	return status >= 0 && !(status & O_NONBLOCK);
 }
 
 /*
@@ -174,30 +200,34 @@ void claim_release(struct listener *l, struct claim *c)
 {
 	struct fsocket_slot *row = c->row;
 	struct epoll_event unused = { 0 };
-	int fd = l->slots[c->cpu];
+	int fd = l->slots[c->cpu], orphan = 0;
 
-	if (leaving != l)
+	if (!slot_intact(l, c->cpu))
+		fd = -1;
+	else if (leaving != l)
 		real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, fd, &unused);
 	c->tid = 0;
 	shared_lock();
-	row->state = FSOCKET_SLOT_FREE;
-	if (!slot_owners(row->cookie)) {
+	slot_state_set(row, FSOCKET_SLOT_FREE);
+	if (fd >= 0 && !slot_owners(row->cookie)) {
 		/*
 		 * The last owner. Out of LISTEN, and the kernel moves the queue and the
 		 * handshakes to the others (inet_connection_sock.c:inet_csk_listen_stop).
 		 */
-		if (shared.header->capabilities & FSOCKET_CAP_MIGRATE)
+		orphan = !(shared.header->capabilities & FSOCKET_CAP_MIGRATE) &&
+			 !cpu_owners(l->cookie, c->cpu);
+		/* Another process has a slot of its own on this CPU: it cannot serve this one. */
+		if (!orphan)
 			shutdown(fd, SHUT_RD);
-		else if (!cpu_owners(l->cookie, c->cpu))
-			row->state = FSOCKET_SLOT_ORPHAN;
 	}
-	if (row->state == FSOCKET_SLOT_ORPHAN) {
+	if (orphan) {
+		slot_state_set(row, FSOCKET_SLOT_ORPHAN);
 		/* Nothing would move them: no new ones, and who is left serves the queue. */
 		row->pid = row->tid = 0;
 		__atomic_fetch_add(&l->row->orphans, 1, __ATOMIC_RELAXED);
 		mode_sync(l, 1);
 	} else {
-		memset(row, 0, sizeof(*row));
+		slot_row_clear(row);
 	}
 	shared_unlock();
 }
@@ -217,6 +247,8 @@ static void leave(struct listener *l, struct claim *c)
 {
 	struct epoll_event unused = { 0 };
 
+	/* Of several, only one can come back. */
+	slots_before_wait();
 	real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, l->slots[c->cpu], &unused);
 	leaving = l;
 }
@@ -249,11 +281,13 @@ void slots_after_fork(void)
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
 {
 	struct claim *c;
-	int result;
+	int result, keep = errno;
 
 	/* A program may pin its threads any time before it adds listeners. */
-	if (op == EPOLL_CTL_ADD && leaving != l)
+	if (op == EPOLL_CTL_ADD && leaving != l) {
 		thread_ask_again();
+		l->blocking = blocks(l->fd);
+	}
 	c = my_claim(l);
 	result = real.epoll_ctl(epfd, op, l->fd, event);
 	if (result)
@@ -266,6 +300,7 @@ int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
 		leave(l, c);
 	else if (op == EPOLL_CTL_MOD && c && c->epfd == epfd)
 		real.epoll_ctl(epfd, op, l->slots[c->cpu], event);
+	errno = keep;
 	return result;
 }
 
@@ -285,6 +320,8 @@ static int nothing(int error)
 
 static void spill_check(struct listener *l, struct claim *c)
 {
+	struct fsocket_slot *row = c->row;
+	uint32_t state = slot_state(row);
 	struct tcp_info info;
 	socklen_t length = sizeof(info);
 	int fd = l->slots[c->cpu], none = -1;
@@ -293,20 +330,20 @@ static void spill_check(struct listener *l, struct claim *c)
 	/* On a listener: queue length and backlog, net/ipv4/tcp.c:tcp_get_info. */
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length))
 		return;
-	c->row->queue = info.tcpi_unacked;
-	c->row->backlog = info.tcpi_sacked;
-	limit = info.tcpi_sacked / 100 * (uint32_t)settings.spill;
+	__atomic_store_n(&row->queue, info.tcpi_unacked, __ATOMIC_RELAXED);
+	__atomic_store_n(&row->backlog, info.tcpi_sacked, __ATOMIC_RELAXED);
+	limit = (uint32_t)((uint64_t)info.tcpi_sacked * (uint32_t)settings.spill / 100);
 	if (!limit)
 		return;
-	if (c->row->state == FSOCKET_SLOT_ON && info.tcpi_unacked > limit) {
+	if (state == FSOCKET_SLOT_ON && info.tcpi_unacked > limit) {
 		/* No socket claims the CPU now: the kernel spreads by hash over all. */
 		if (setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &none, sizeof(none)))
 			return;
-		c->row->state = FSOCKET_SLOT_SPILLING;
+		slot_state_set(row, FSOCKET_SLOT_SPILLING);
 		COUNT(c->cpu, spills);
-	} else if (c->row->state == FSOCKET_SLOT_SPILLING && info.tcpi_unacked < limit / SPILL_BACK) {
+	} else if (state == FSOCKET_SLOT_SPILLING && info.tcpi_unacked < limit / SPILL_BACK) {
 		if (!setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu)))
-			c->row->state = FSOCKET_SLOT_ON;
+			slot_state_set(row, FSOCKET_SLOT_ON);
 	}
 }
 
@@ -338,26 +375,47 @@ static int accept_orphan(struct listener *l, struct sockaddr *address, socklen_t
 	return -1;
 }
 
+/*
+ * A listener that blocks, which is rare in an epoll: accept() on it would sleep
+ * while a connection waits in the slot, so wait for both. Another thread may
+ * take the listener's first: then this one sleeps there, as with libc.
+ */
+static int accept_blocking(const struct listener *l, int slot, struct sockaddr *address,
+			   socklen_t *length, int flags, int *from_slot)
+{
+	struct pollfd both[] = { { .fd = slot, .events = POLLIN }, { .fd = l->fd, .events = POLLIN } };
+
+	if (poll(both, 2, -1) < 0)
+		return -1;
+	*from_slot = both[0].revents & POLLIN;
+	return plain_accept(*from_slot ? slot : both[1].fd, address, length, flags);
+}
+
 static int accept_on(struct listener *l, struct claim *c, struct sockaddr *address,
 		     socklen_t *length, int flags)
 {
 	int slot = l->slots[c->cpu], keep, fd;
-	int slot_first = c->accepts++ % FAIR_TURN != FAIR_TURN - 1;
+	int slot_first = __atomic_fetch_add(&c->accepts, 1, __ATOMIC_RELAXED) % FAIR_TURN != FAIR_TURN - 1;
 	int from_slot = slot_first;
 
+	if (l->blocking && blocks(l->fd)) {
+		fd = accept_blocking(l, slot, address, length, flags, &from_slot);
+		goto accepted;
+	}
 	fd = plain_accept(slot_first ? slot : l->fd, address, length, flags);
 	if (fd < 0 && nothing(errno)) {
 		from_slot = !slot_first;
 		fd = plain_accept(slot_first ? l->fd : slot, address, length, flags);
 	}
-	if (fd < 0 && errno == EAGAIN && l->row->orphans) {
+	if (fd < 0 && errno == EAGAIN && has_orphans(l->row)) {
 		from_slot = 1;
 		fd = accept_orphan(l, address, length, flags);
 	}
+accepted:
 	keep = errno;
 	if (fd >= 0)
 		count_accept(fd, !from_slot);
-	if (c->accepts % QUEUE_TURN == 0)
+	if (__atomic_load_n(&c->accepts, __ATOMIC_RELAXED) % QUEUE_TURN == 0)
 		spill_check(l, c);
 	errno = keep;
 	return fd;
@@ -369,7 +427,9 @@ static int accept_off(struct listener *l, struct claim *c, struct sockaddr *addr
 {
 	int fd, keep;
 
-	c->row->state = FSOCKET_SLOT_OFF;
+	slot_state_set(c->row, FSOCKET_SLOT_OFF);
+	if (l->blocking && blocks(l->fd))
+		return accept_blocking(l, l->slots[c->cpu], address, length, flags, &keep);
 	fd = plain_accept(l->fd, address, length, flags);
 	if (fd >= 0 || errno != EAGAIN)
 		return fd;
@@ -377,7 +437,7 @@ static int accept_off(struct listener *l, struct claim *c, struct sockaddr *addr
 	if (fd >= 0 || !nothing(errno))
 		return fd;
 	keep = EAGAIN;
-	if (!l->row->sole)
+	if (!is_sole(l->row))
 		/* The group cannot be told to pass the slot by, so the slot goes. */
 		claim_release(l, c);
 	errno = keep;
@@ -393,11 +453,13 @@ int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length
 	errno = keep;
 	if (c && !on)
 		return accept_off(l, c, address, length, flags);
-	if (c && c->row->state == FSOCKET_SLOT_OFF)
-		c->row->state = FSOCKET_SLOT_ON;
+	if (c && slot_state(c->row) == FSOCKET_SLOT_OFF)
+		slot_state_set(c->row, FSOCKET_SLOT_ON);
 	if (c)
 		return accept_on(l, c, address, length, flags);
 	fd = plain_accept(l->fd, address, length, flags);
+	if (fd < 0 && errno == EAGAIN && has_orphans(l->row))
+		fd = accept_orphan(l, address, length, flags);
 	if (fd >= 0 && on)
 		count_accept(fd, 1);
 	return fd;

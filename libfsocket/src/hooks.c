@@ -98,7 +98,7 @@ EXPORT int listen(int fd, int backlog)
 static int any_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
 	struct listener *l;
-	int result;
+	int result, keep = errno;
 
 	real_ready();
 	l = listener_find(fd);
@@ -108,8 +108,10 @@ static int any_accept(int fd, struct sockaddr *address, socklen_t *length, int f
 		result = real.accept(fd, address, length);
 	else
 		result = real.accept4(fd, address, length, flags);
-	if (result >= 0)
+	if (result >= 0) {
 		fd_set_kind(result, FD_OTHER, 0);
+		errno = keep;
+	}
 	return result;
 }
 
@@ -122,8 +124,8 @@ EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flag
 {
 	/* Negative flags are the kernel's to refuse, and our mark for accept(). */
 	if (flags < 0) {
-		errno = EINVAL;
-		return -1;
+		real_ready();
+		return real.accept4(fd, address, length, flags);
 	}
 	return any_accept(fd, address, length, flags);
 }

@@ -95,12 +95,19 @@ static int sibling(const struct listener *l)
 	return fd;
 }
 
+int slot_intact(const struct listener *l, int cpu)
+{
+	int fd = l->slots[cpu];
+
+	return fd >= 0 && fd_kind(fd_get(fd)) == FD_SLOT && socket_cookie(fd) == l->cookies[cpu];
+}
+
 static void drop_slots(struct listener *l)
 {
 	for (int cpu = 0; cpu < l->cpus; cpu++) {
-		int fd = atomic_exchange(&l->slots[cpu], -1);
+		int intact = slot_intact(l, cpu), fd = atomic_exchange(&l->slots[cpu], -1);
 
-		if (fd >= 0) {
+		if (intact) {
 			fd_set_kind(fd, FD_UNKNOWN, 0);
 			real.close(fd);
 		}
@@ -116,9 +123,11 @@ static int make_arrays(struct listener *l)
 		return 1;
 	l->slots = calloc((size_t)cpus, sizeof(*l->slots));
 	l->claims = calloc((size_t)cpus, sizeof(*l->claims));
-	if (!l->slots || !l->claims) {
+	l->cookies = calloc((size_t)cpus, sizeof(*l->cookies));
+	if (!l->slots || !l->claims || !l->cookies) {
 		free(l->slots);
 		free(l->claims);
+		free(l->cookies);
 		l->slots = NULL;
 		return 0;
 	}
@@ -145,6 +154,7 @@ static int make_slots(struct listener *l)
 		if (fd < 0)
 			continue;
 		fd_set_kind(fd, FD_SLOT, (unsigned int)(l - listeners));
+		l->cookies[cpu] = socket_cookie(fd);
 		l->slots[cpu] = fd;
 		made++;
 	}
@@ -171,17 +181,30 @@ static int sharded(const struct listener *l)
 
 static int note(struct listener *l, int sole)
 {
+	struct fsocket_listener *row;
+
 	shared_lock();
-	l->row = listener_row(l->cookie);
-	if (l->row) {
-		describe(l->row, &l->address);
+	row = listener_row(l->cookie);
+	if (row) {
+		describe(row, &l->address);
 		if (sole >= 0)
-			l->row->sole = (uint16_t)sole;
+			__atomic_store_n(&row->sole, (uint16_t)sole, __ATOMIC_RELAXED);
+		/* A thread may still look at the row of who had the struct before: never NULL. */
+		l->row = row;
 	}
 	shared_unlock();
-	if (!l->row)
+	if (!row)
 		COUNT_ERROR(FSOCKET_ERR_TABLE);
-	return l->row != NULL;
+	return row != NULL;
+}
+
+/* A copy (dup) of a managed listener? It serves the application's queue alone. */
+static int is_copy(uint64_t cookie)
+{
+	for (int i = 0; i < LISTENERS; i++)
+		if (listeners[i].used && listeners[i].cookie == cookie)
+			return 1;
+	return 0;
 }
 
 /* Locked. */
@@ -203,7 +226,7 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	l->cookie = socket_cookie(fd);
 	memset(&l->address, 0, sizeof(l->address));
 	l->address_length = sizeof(l->address);
-	if (!l->cookie || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
+	if (!l->cookie || is_copy(l->cookie) || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
 		return NULL;
 	if (sharded(l)) {
 		say(1, "port %d has several listeners of its own: left alone", port_of(&l->address));

@@ -233,6 +233,8 @@ void shared_open(void)
 		    settings.dir, service_name(), strerror(errno));
 		return;
 	}
+	/* Before there are threads: one that is not the first to look must not take the initial value. */
+	switch_now();
 	fd = open_file(&want);
 	if (fd >= 0) {
 		memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -288,14 +290,23 @@ static int slot_rows(void)
 	return (int)shared.header->slot_count;
 }
 
+void slot_row_clear(struct fsocket_slot *row)
+{
+	slot_state_set(row, FSOCKET_SLOT_FREE);
+	row->listener = row->cookie = 0;
+	row->cpu = row->pid = row->tid = 0;
+	__atomic_store_n(&row->queue, 0, __ATOMIC_RELAXED);
+	__atomic_store_n(&row->backlog, 0, __ATOMIC_RELAXED);
+}
+
 /* Owned by a process that runs; a row whose owner died is freed. */
 static int owned(struct fsocket_slot *row)
 {
-	if (row->state == FSOCKET_SLOT_FREE || row->state == FSOCKET_SLOT_ORPHAN)
+	if (slot_state(row) == FSOCKET_SLOT_FREE || slot_state(row) == FSOCKET_SLOT_ORPHAN)
 		return 0;
 	if (pid_alive(row->pid))
 		return 1;
-	memset(row, 0, sizeof(*row));
+	slot_row_clear(row);
 	return 0;
 }
 
@@ -327,7 +338,7 @@ struct fsocket_listener *listener_row(uint64_t cookie)
 	/* The orphans of a listener that is gone are gone with it. */
 	for (int k = 0; spare->cookie && k < slot_rows(); k++)
 		if (shared.slots[k].listener == spare->cookie)
-			memset(&shared.slots[k], 0, sizeof(shared.slots[k]));
+			slot_row_clear(&shared.slots[k]);
 	memset(spare, 0, sizeof(*spare));
 	spare->cookie = cookie;
 	spare->mode = FSOCKET_MODE_SLOTS;
@@ -340,7 +351,7 @@ struct fsocket_slot *slot_row_free(void)
 	for (int k = 0; k < slot_rows(); k++) {
 		struct fsocket_slot *row = &shared.slots[k];
 
-		if (row->state == FSOCKET_SLOT_FREE || (row->state != FSOCKET_SLOT_ORPHAN && !owned(row)))
+		if (slot_state(row) == FSOCKET_SLOT_FREE || (slot_state(row) != FSOCKET_SLOT_ORPHAN && !owned(row)))
 			return row;
 	}
 	return NULL;
@@ -356,10 +367,11 @@ int slot_owners(uint64_t slot_cookie)
 	return owners;
 }
 
-struct fsocket_slot *slot_orphan(uint64_t slot_cookie)
+struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu)
 {
 	for (int k = 0; k < slot_rows(); k++)
-		if (shared.slots[k].state == FSOCKET_SLOT_ORPHAN && shared.slots[k].cookie == slot_cookie)
+		if (slot_state(&shared.slots[k]) == FSOCKET_SLOT_ORPHAN &&
+		    shared.slots[k].listener == listener_cookie && shared.slots[k].cpu == cpu)
 			return &shared.slots[k];
 	return NULL;
 }

@@ -54,14 +54,26 @@ void shared_unlock(void);
 
 int pid_alive(int pid);
 
+/* A slot's owner changes its state without the lock. */
+static inline uint32_t slot_state(const struct fsocket_slot *row)
+{
+	return __atomic_load_n(&row->state, __ATOMIC_RELAXED);
+}
+
+static inline void slot_state_set(struct fsocket_slot *row, enum fsocket_state state)
+{
+	__atomic_store_n(&row->state, state, __ATOMIC_RELAXED);
+}
+
 /* Row of a listener by cookie, made when missing; NULL when the table is full. Locked. */
 struct fsocket_listener *listener_row(uint64_t cookie);
 /* Row of a slot: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
 struct fsocket_slot *slot_row_free(void);
 /* Live owners of a slot socket. Rows of the dead are freed on the way. Locked. */
 int slot_owners(uint64_t slot_cookie);
-/* The orphan row of a slot socket, or NULL. Locked. */
-struct fsocket_slot *slot_orphan(uint64_t slot_cookie);
+/* An orphan row of a listener on a CPU, or NULL. Locked. */
+struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu);
+void slot_row_clear(struct fsocket_slot *row);
 /* Live owners of slots of one listener on one CPU. Locked. */
 int cpu_owners(uint64_t listener_cookie, int cpu);
 

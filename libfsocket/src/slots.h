@@ -21,8 +21,8 @@
 
 struct claim {
 	_Atomic int tid;	/* the thread that serves the slot, 0: none */
-	int epfd;
-	struct fsocket_slot *row;
+	_Atomic int epfd;
+	struct fsocket_slot *_Atomic row;
 	unsigned int accepts;
 	int cpu;
 };
@@ -33,14 +33,16 @@ struct claim {
  */
 struct listener {
 	_Atomic int used;
-	int fd;			/* the application's */
+	_Atomic int fd;		/* the application's */
 	uint64_t cookie;
-	struct fsocket_listener *row;
+	struct fsocket_listener *_Atomic row;
 	int backlog;
+	_Atomic int blocking;	/* it was when it was added to an epoll */
 	struct sockaddr_storage address;
 	socklen_t address_length;
 	int cpus;		/* length of slots and claims */
 	_Atomic int *slots;	/* socket of each CPU, -1: none */
+	uint64_t *cookies;	/* their SO_COOKIE */
 	struct claim *claims;
 };
 
@@ -68,6 +70,9 @@ void listener_close(struct listener *l);
 void listener_lose_slot(int fd);
 /* In a forked child: the claims are the parent's. */
 void listeners_after_fork(void);
+
+/* The slot's descriptor is still ours, not closed behind our back (close_range) and used again. */
+int slot_intact(const struct listener *l, int cpu);
 
 /* Copy what a sibling must have before bind(2) or before listen(2). */
 enum when { BEFORE_BIND, BEFORE_LISTEN };

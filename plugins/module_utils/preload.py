@@ -7,7 +7,7 @@ import contextlib
 import os
 import time
 
-from . import handover, hostfile, leave, library, paths, services, settings, sockets, stats, switch, systemd
+from . import cpulist, handover, hostfile, leave, library, paths, services, settings, sockets, stats, switch, systemd
 from .errors import FleetError
 
 SYSCTL_FILE = "/etc/sysctl.d/60-fastsocket.conf"
@@ -204,6 +204,12 @@ def verify_start(service):
         "no worker took a slot" if mapped else "the library is not in it", systemd.journal(unit)))
 
 
+def usable_cpus(properties):
+    """Return the CPUs a service may use: ours, without those that a cpuset of its unit leaves out."""
+    allowed = cpulist.parse_list(properties["EffectiveCPUs"].replace(" ", ","))
+    return sorted(cpu for cpu in os.sched_getaffinity(0) if not allowed or cpu in allowed)
+
+
 def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     """Wrap a service. See modules/preload.py for the result."""
     wrap = Wrap(services.name_of(service), path, settings.check(wanted_settings))
@@ -216,7 +222,7 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     words = services.command(service, properties, skip=(variables_path(wrap.service),))
     configuration = services.configurations(service, words) if services.known(service).extra else ""
     value = switch.read(wrap.service) or switch.ON
-    wanted, more = files(wrap, properties, configuration, sorted(os.sched_getaffinity(0)), value)
+    wanted, more = files(wrap, properties, configuration, usable_cpus(properties), value)
     services.check_configuration(service, words)
     changes = changes_of(wanted)
     migrate = migrate_change(True)

@@ -11,7 +11,7 @@ from .errors import FleetError
 
 SHOWN = (
     "LoadState", "ActiveState", "SubState", "MainPID", "FragmentPath", "Environment", "EnvironmentFiles", "ExecStart",
-    "ExecReload", "ProtectSystem", "Type", "PIDFile",
+    "ProtectSystem", "PIDFile", "EffectiveCPUs",
 )
 
 
@@ -50,7 +50,7 @@ def show(unit):
     for line in text.splitlines():
         name, sep, value = line.partition("=")
         if sep and name in found:
-            # Properties with several values (ExecReload, EnvironmentFiles) come as several lines.
+            # Properties with several values (EnvironmentFiles, ExecStart) come as several lines.
             found[name] = found[name] + "\n" + value if found[name] else value
     return found
 
