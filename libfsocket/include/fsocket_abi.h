@@ -85,6 +85,7 @@ struct fsocket_cpu {
 };
 
 enum fsocket_mode {
+	FSOCKET_MODE_UNKNOWN = 0,	/* not set yet, or (sole is 0) not ours to set */
 	FSOCKET_MODE_SLOTS = 1,		/* new connections go to the slot of their CPU */
 	FSOCKET_MODE_GLOBAL = 2,	/* new connections go to the application's own listener */
 };

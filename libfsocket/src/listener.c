@@ -189,6 +189,8 @@ static int note(struct listener *l, int sole)
 		describe(row, &l->address);
 		if (sole >= 0)
 			__atomic_store_n(&row->sole, (uint16_t)sole, __ATOMIC_RELAXED);
+		/* What a predecessor told the group is not known: the first claim tells it anew. */
+		__atomic_store_n(&row->mode, FSOCKET_MODE_UNKNOWN, __ATOMIC_RELAXED);
 		/* A thread may still look at the row of who had the struct before: never NULL. */
 		l->row = row;
 	}

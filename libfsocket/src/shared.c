@@ -341,7 +341,6 @@ struct fsocket_listener *listener_row(uint64_t cookie)
 			slot_row_clear(&shared.slots[k]);
 	memset(spare, 0, sizeof(*spare));
 	spare->cookie = cookie;
-	spare->mode = FSOCKET_MODE_SLOTS;
 	spare->pid = getpid();
 	return spare;
 }

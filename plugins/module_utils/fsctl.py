@@ -33,7 +33,8 @@ def status(args):
         say("no service is wrapped on this host")
     for name in names:
         if not found[name] and not preload.wrapped(name):
-            raise FleetError("%s is not wrapped; wrapped are: %s" % (name, ", ".join(names) or "none"))
+            raise FleetError("%s is not wrapped; wrapped are: %s" % (
+                name, ", ".join(preload.wrapped_services()) or "none"))
         say("\n".join(tables.service_lines(name, found[name])))
 
 

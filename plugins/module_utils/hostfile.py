@@ -44,12 +44,17 @@ def write(path, text, mode=0o644):
 
 
 def remove(path):
-    """Remove a file. Return True when there was one."""
+    """Remove a file, and a folder of ours or of a unit's drop-ins with its last file. Return True when there was
+    one."""
+    folder = os.path.dirname(path) or "."
     try:
         os.unlink(path)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    _sync_folder(os.path.dirname(path) or ".")
+    _sync_folder(folder)
+    if os.path.basename(folder) == "fastsocket" or folder.endswith(".service.d"):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)    # it is not empty
     return True
 
 

@@ -37,7 +37,7 @@ SLOT = (
     ("backlog", "I"),
 )
 CAPABILITIES = {1: "incoming_cpu", 2: "port_range", 4: "migrate"}
-MODES = {1: "slots", 2: "global"}
+MODES = {0: "unknown", 1: "slots", 2: "global"}
 STATES = {1: "on", 2: "off", 3: "spilling", 4: "orphan"}
 COUNTERS = tuple(name for name, dummy in CPU)
 
