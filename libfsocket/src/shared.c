@@ -328,8 +328,12 @@ struct fsocket_listener *listener_row(uint64_t cookie)
 	for (uint32_t i = 0; i < shared.header->listener_count; i++) {
 		struct fsocket_listener *row = &shared.listeners[i];
 
-		if (row->cookie == cookie)
+		if (row->cookie == cookie) {
+			/* Handed over: it must not count as abandoned until its slots have owners. */
+			if (!pid_alive(row->pid))
+				row->pid = getpid();
 			return row;
+		}
 		if (!spare && (!row->cookie || abandoned(row)))
 			spare = row;
 	}

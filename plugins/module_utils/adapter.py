@@ -4,6 +4,7 @@
 word."""
 
 import errno
+import os
 import traceback
 
 from .errors import FleetError
@@ -17,6 +18,7 @@ def run(module, function):
     `changes` in it ([{path, before, after}], null = absent) become the diff when the play asks for one, unless it
     brings a `diff` of its own. `warnings` become warnings. A FleetError becomes the failure message, its facts go
     along."""
+    os.umask(0o022)     # what we write is read by services that are not root
     try:
         result = function()
     except FleetError as error:

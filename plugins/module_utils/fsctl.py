@@ -7,7 +7,7 @@ import json
 import os
 import sys
 
-from . import nic, preload, stats, switch, tables
+from . import nic, preload, services, stats, switch, tables
 from .errors import FleetError
 
 
@@ -24,27 +24,35 @@ def _services(names):
 
 
 def status(args):
-    names = args.service or preload.wrapped_services()
+    wrapped = preload.wrapped_services()
+    names = [services.name_of(name) for name in args.service] or wrapped
     found = {name: stats.read(name) for name in names}
+    for name in names:
+        if not found[name] and not preload.wrapped(name):
+            raise FleetError("%s is not wrapped; wrapped are: %s" % (name, ", ".join(wrapped) or "none"))
     if args.json:
         say(json.dumps(found, indent=2, sort_keys=True))
         return
     if not names:
         say("no service is wrapped on this host")
     for name in names:
-        if not found[name] and not preload.wrapped(name):
-            raise FleetError("%s is not wrapped; wrapped are: %s" % (
-                name, ", ".join(preload.wrapped_services()) or "none"))
         say("\n".join(tables.service_lines(name, found[name])))
 
 
 def turn(args):
+    failed = []
     for name in _services(args.service):
-        result = preload.set_switch(name, args.value, False)
+        try:
+            result = preload.set_switch(name, args.value, False)
+        except FleetError as error:
+            failed.append(str(error))   # the others are turned all the same
+            continue
         effect = result.get("effect")
         took = " in %.2f s" % effect["seconds"] if effect else ""
         idle = ", %d idle slots follow at their next call" % effect["idle"] if effect and effect["idle"] else ""
         say("%s: %s%s%s" % (name, args.value, took if result["changed"] else " already", idle))
+    if failed:
+        raise FleetError("; ".join(failed))
 
 
 def nic_apply(dummy):
@@ -86,6 +94,7 @@ def parser():
 def main(words=None):
     """Return the exit status: 0, or 1 with one line on stderr."""
     args = parser().parse_args(words)
+    os.umask(0o022)     # what we write is read by services that are not root
     try:
         if args.command != "status" and os.geteuid() != 0:
             raise FleetError("fsctl %s needs root" % args.command)

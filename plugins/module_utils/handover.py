@@ -70,7 +70,8 @@ def offered(name, held, folder=paths.RUN):
     try:
         yield
     finally:
-        os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
         # Wakes the accept() above; close() alone would not.
         door.shutdown(socket.SHUT_RDWR)
         server.join(5)

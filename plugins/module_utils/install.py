@@ -4,6 +4,7 @@
 
 import inspect
 import os
+import shutil
 import sys
 
 from . import (
@@ -61,7 +62,8 @@ def install(state, check_mode):
     wanted = files() if state == "present" else dict.fromkeys(files())
     if os.path.isdir(FOLDER):
         for name in os.listdir(FOLDER):
-            wanted.setdefault(os.path.join(FOLDER, name), None)
+            if not os.path.isdir(os.path.join(FOLDER, name)):
+                wanted.setdefault(os.path.join(FOLDER, name), None)
     changes = preload.changes_of(wanted)
     if not check_mode:
         for change in changes:
@@ -70,6 +72,7 @@ def install(state, check_mode):
             else:
                 hostfile.write(change["path"], change["after"], 0o755 if change["path"] == paths.FSCTL else 0o644)
         if state == "absent":
+            shutil.rmtree(FOLDER + "/__pycache__", ignore_errors=True)
             for folder in (FOLDER, os.path.dirname(FOLDER), paths.LIB):
                 if os.path.isdir(folder) and not os.listdir(folder):
                     os.rmdir(folder)

@@ -49,7 +49,7 @@ def _load(path, folder):
     try:
         done = subprocess.run(
             [WITNESS], env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            universal_newlines=True, timeout=20, check=False)
+            encoding="utf-8", errors="replace", timeout=20, check=False)
     except subprocess.TimeoutExpired as error:
         raise FleetError("library %s: %s hangs with it" % (path, WITNESS)) from error
     if done.returncode < 0:
@@ -72,8 +72,9 @@ def link(path, name=paths.LIBRARY, check_mode=False):
     try:
         check(path)
     except FleetError:
-        # A version that no service may see does not stay, unless it was there and in use before.
-        if not check_mode and before != path:
+        # A version that no service may see does not stay, unless it was there and in use before. Any other file that
+        # somebody names by mistake is not ours to remove.
+        if not check_mode and before != path and path.startswith(name + "."):
             _unlink(path)
         raise
     if before != path and not check_mode:

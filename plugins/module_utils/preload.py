@@ -4,6 +4,7 @@
 
 import collections
 import os
+import re
 import time
 
 from . import cpulist, handover, hostfile, leave, library, paths, services, settings, sockets, stats, switch, systemd
@@ -14,6 +15,7 @@ MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
 BEFORE = paths.VAR + "/preload.json"
 # A start is believed when every worker has its slot; workers come up within moments.
 START_S = 10
+CLOCK_BOOTTIME = 7      # include/uapi/linux/time.h; Python has it by name since 3.7
 
 Wrap = collections.namedtuple("Wrap", "service library settings")
 
@@ -59,12 +61,15 @@ def quote(text):
     return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
 
 
+def preloads(wrap, properties):
+    """Return the value of LD_PRELOAD: what the unit preloads already, then our library."""
+    own = systemd.environment(properties).get("LD_PRELOAD", "").replace(":", " ").split()
+    return ":".join([path for path in own if "/libfsocket.so" not in path] + [wrap.library])
+
+
 def dropin(wrap, properties, variables):
     """Return the text of the drop-in. `variables`: the service has an environment file of ours."""
-    name = services.name_of(wrap.service)
-    own = systemd.environment(properties).get("LD_PRELOAD", "").replace(":", " ").split()
-    preload = ":".join([path for path in own if "/libfsocket.so" not in path] + [wrap.library])
-    lines = ["LD_PRELOAD=" + preload, "FSOCKET_NAME=" + name]
+    lines = ["LD_PRELOAD=" + preloads(wrap, properties), "FSOCKET_NAME=" + services.name_of(wrap.service)]
     lines += ["%s=%s" % pair for pair in settings.environment(wrap.settings)]
     text = paths.MADE_BY + "[Service]\n" + "".join("Environment=%s\n" % quote(line) for line in lines)
     if variables:
@@ -93,14 +98,19 @@ def files(wrap, properties, configuration, cpus, value):
     """Return {path: text} of everything that wraps the service, and warnings. `value`: position of its switch."""
     name, known = services.name_of(wrap.service), services.known(wrap.service)
     found, warnings = collections.OrderedDict(), []
-    variable = extra_variable(wrap.service, properties) if known.extra else None
+    variable, variables = extra_variable(wrap.service, properties) if known.extra else None, ""
     if variable:
         found[extra_path(wrap.service)] = known.extra(configuration, cpus)
-        found[variables_path(wrap.service)] = paths.MADE_BY + "%s=%s\n" % (variable[0], quote(variable[1]))
+        variables = "%s=%s\n" % (variable[0], quote(variable[1]))
     elif known.extra:
         warnings.append("the unit of %s takes no %s: add %s to its command line by hand, or its own balancing moves "
                         "connections between cores" % (name, " or ".join(known.variables), extra_path(wrap.service)))
-    found[dropin_path(wrap.service)] = dropin(wrap, properties, bool(variable))
+    if "LD_PRELOAD" in systemd.environment(dict(properties, Environment=""), skip=(variables_path(wrap.service),)):
+        # A file of the unit wins over our Environment=; the file that comes last wins over both.
+        variables += "LD_PRELOAD=%s\n" % quote(preloads(wrap, properties))
+    if variables:
+        found[variables_path(wrap.service)] = paths.MADE_BY + variables
+    found[dropin_path(wrap.service)] = dropin(wrap, properties, bool(variables))
     found[tmpfiles_path(wrap.service)] = tmpfiles(name, value)
     found[desired_path(wrap.service)] = hostfile.json_text(
         {"service": name, "unit": services.unit_of(wrap.service), "library": wrap.library, "settings": wrap.settings})
@@ -165,9 +175,10 @@ def running_with(service, properties, path=None):
 
 
 def started(pid):
-    """Return when a process started, in seconds of the wall clock (proc(5): stat, field 22; 10 ms fine)."""
+    """Return when a process started, in seconds of the wall clock (proc(5): stat, field 22; 10 ms fine). Not by
+    /proc/uptime: in a container that may be the container's (lxcfs), and field 22 is not."""
     ticks = int(hostfile.read("/proc/%d/stat" % pid).rpartition(")")[2].split()[19])
-    return time.time() - float(hostfile.read("/proc/uptime").split()[0]) + ticks / float(os.sysconf("SC_CLK_TCK"))
+    return time.time() - time.clock_gettime(CLOCK_BOOTTIME) + ticks / float(os.sysconf("SC_CLK_TCK"))
 
 
 def slot_cookies(name):
@@ -200,14 +211,21 @@ def verify_start(service):
 
 
 def usable_cpus(properties):
-    """Return the CPUs a service may use: ours, without those that a cpuset of its unit leaves out."""
-    allowed = cpulist.parse_list(properties["EffectiveCPUs"].replace(" ", ","))
-    return sorted(cpu for cpu in os.sched_getaffinity(0) if not allowed or cpu in allowed)
+    """Return the CPUs a service may use: ours, without those that its unit leaves out (cpuset, CPUAffinity=)."""
+    usable = os.sched_getaffinity(0)
+    for name in ("EffectiveCPUs", "CPUAffinity"):
+        allowed = cpulist.parse_list(properties[name].replace(" ", ","))
+        usable = {cpu for cpu in usable if not allowed or cpu in allowed}
+    return sorted(usable)
 
 
 def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     """Wrap a service. See modules/preload.py for the result."""
     wrap = Wrap(services.name_of(service), path, settings.check(wanted_settings))
+    if not re.match(r"^/([^\s:%]*/)?libfsocket\.so[^\s:%/]*\Z", path):
+        # ld.so splits at blanks and colons, systemd expands %, and by its name we know it in a process.
+        raise FleetError("library %s: needs an absolute path without blanks, colons or %%, its name libfsocket.so..."
+                         % path)
     properties = services.find(service)
     if check_mode and not os.path.exists(path):
         warnings = ["%s is not on this host yet, so it was not tested" % path]

@@ -16,20 +16,23 @@ import collections
 import os
 import re
 
-from . import paths, systemd
+from . import cpulist, paths, systemd
 from .errors import FleetError
 
 Service = collections.namedtuple("Service", "test keep stop leave variables extra")
 
 CPU_MAP = "cpu-map"
+# More are refused: by HAProxy 2.6 altogether, by later ones in one thread group.
+THREADS = 64
 
 
 def haproxy_extra(configuration, cpus):
     """HAProxy moves accepted connections between its threads and shares idle server connections between them; both
     take a connection off its core. Returns the `global` section that ends it, without what the operator has set."""
+    cpus = cpus[:THREADS]
     wanted = collections.OrderedDict((
         ("nbthread", "nbthread %d" % len(cpus)),
-        (CPU_MAP, "cpu-map auto:1/1-%d %s" % (len(cpus), " ".join(str(cpu) for cpu in cpus))),
+        (CPU_MAP, "cpu-map auto:1/1-%d %s" % (len(cpus), cpulist.format_list(cpus).replace(",", " "))),
         ("tune.listener.multi-queue", "tune.listener.multi-queue off"),
         ("tune.idle-pool.shared", "tune.idle-pool.shared off"),
     ))
@@ -45,7 +48,7 @@ SERVICES = {
     "nginx": Service(
         test=["-t", "-q"], keep=("-c", "-p", "-e"), stop="SIGQUIT", leave="upgrade", variables=(), extra=None),
     "haproxy": Service(
-        test=["-c", "-q"], keep=("-f", "-C"), stop="SIGUSR1", leave="reload", variables=("EXTRAOPTS", "OPTIONS"),
+        test=["-c"], keep=("-f", "-C"), stop="SIGUSR1", leave="reload", variables=("EXTRAOPTS", "OPTIONS"),
         extra=haproxy_extra),
 }
 OTHER = Service(test=None, keep=(), stop="SIGTERM", leave=None, variables=(), extra=None)
@@ -66,7 +69,7 @@ def known(service):
 
 def find(service):
     """Return systemd's properties of a service. FleetError when it is not there."""
-    if not re.match(r"^[A-Za-z0-9][A-Za-z0-9:_.@-]*$", service):
+    if not re.match(r"^[A-Za-z0-9][A-Za-z0-9:_.@-]*\Z", service):
         raise FleetError("service %r is not a unit name; give a name like nginx or haproxy.service" % service)
     properties = systemd.show(unit_of(service))
     if properties["LoadState"] == "not-found":

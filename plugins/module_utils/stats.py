@@ -83,8 +83,11 @@ def parse(data, where):
     head = _row(fields, data, 0)
     if head["version"] != VERSION:
         raise FleetError("%s has format %d; this version reads format %d" % (where, head["version"], VERSION))
-    if len(data) < head["slot_offset"] + head["slot_count"] * head["slot_size"]:
-        raise FleetError("%s is cut short: %d bytes" % (where, len(data)))
+    for kind, row in (("cpu", CPU), ("listener", LISTENER), ("slot", SLOT)):
+        if head[kind + "_size"] < layout(row)[1]:
+            raise FleetError("%s is damaged: rows of %d bytes for a %s" % (where, head[kind + "_size"], kind))
+        if len(data) < head[kind + "_offset"] + head[kind + "_count"] * head[kind + "_size"]:
+            raise FleetError("%s is cut short: %d bytes" % (where, len(data)))
     cpus = {str(cpu): row for cpu, row in enumerate(_rows(CPU, data, head, "cpu"))}
     listeners = [
         dict(row, mode=MODES.get(row["mode"], "?"), sole=bool(row["sole"]))

@@ -12,7 +12,15 @@ from .errors import FleetError
 SHOWN = (
     "LoadState", "ActiveState", "SubState", "MainPID", "FragmentPath", "Environment", "EnvironmentFiles", "ExecStart",
     "ProtectSystem", "PIDFile", "EffectiveCPUs",
+    "CPUAffinity",
 )
+
+# src/basic/env-file.c: a comment, or NAME=, quoted parts with blanks between, and a rest in which quotes mean nothing.
+_QUOTED = re.compile(r"""'([^']*)'|"((?:[^"\\]|\\.)*)\"""", re.DOTALL)
+_ENTRY = re.compile(
+    r"""^[ \t]*(?:[#;](?:[^\n\\]|\\.)*|([^=\n]*?)[ \t]*="""
+    r"""((?:[ \t]*'[^']*'|[ \t]*"(?:[^"\\]|\\.)*")*)((?:[^\n\\]|\\.)*))$""",
+    re.DOTALL | re.MULTILINE)
 
 
 def attempt(*words, **options):
@@ -21,7 +29,7 @@ def attempt(*words, **options):
     try:
         done = subprocess.run(
             list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            universal_newlines=True, check=False, timeout=timeout, **options)
+            encoding="utf-8", errors="replace", check=False, timeout=timeout, **options)
     except FileNotFoundError as error:
         raise FleetError("%s is not installed on this host" % words[0]) from error
     except subprocess.TimeoutExpired as error:
@@ -83,16 +91,21 @@ def environment(properties, skip=()):
 def environment_file(path):
     """Return {name: value} of an EnvironmentFile (systemd.exec(5)); empty when there is none."""
     try:
-        with open(path, encoding="utf-8") as handle:
-            lines = handle.read().replace("\\\n", "").splitlines()
+        with open(path, encoding="utf-8", errors="replace") as handle:
+            text = handle.read()
     except OSError:
         return {}
     found = {}
-    for line in lines:
-        name, sep, value = line.strip().partition("=")
-        if sep and not name.startswith(("#", ";")):
-            found[name.strip()] = " ".join(_split(value)) if value.strip()[:1] in "\"'" else value.strip()
+    for name, quoted, rest in _ENTRY.findall(text):
+        if re.match(r"^[A-Za-z_]\w*$", name):
+            parts = [single or re.sub(r'\\([\n"\\`$])', _escaped, double) for single, double in _QUOTED.findall(quoted)]
+            found[name] = "".join(parts) + re.sub(r"\\(.)", _escaped, rest.strip(), flags=re.DOTALL)
     return found
+
+
+def _escaped(match):
+    """What a backslash and this character stand for: an escaped newline is none."""
+    return match.group(1).strip("\n")
 
 
 def expand(words, variables):

@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a person reads, letter for letter."""
+
+from ansible_collections.fastsocket.fleet.plugins.module_utils import stats, tables
+
+GOLDEN = """\
+web: switch on, accepts 97.5 % local, connects 75.0 % local, spread 2.25
+  cpu  accepts local  remote    share  connects local  remote    share  spills   slots: thread
+  ---  -------------  ------  -------  --------------  ------  -------  ------  --------------
+  0               90      10   90.0 %              30       0  100.0 %       2  71(on) 81(off)
+  2              300       0  100.0 %               0      10    0.0 %       0    72(spilling)
+  10               0       0        -               0       0        -       0               -
+  errors: taken 3, unpinned 1
+"""
+
+
+def row(**counted):
+    return {**dict.fromkeys(stats.COUNTERS, 0), **counted}
+
+
+def reading():
+    cpus = {"10": row(), "2": row(accepts_local=300, connects_remote=10),
+            "0": row(accepts_local=90, accepts_remote=10, connects_local=30, spills=2)}
+    slots = [{"cpu": cpu, "tid": tid, "state": state} for cpu, tid, state in (
+        (0, 71, "on"), (2, 72, "spilling"), (0, 81, "off"))]
+    errors = {**dict.fromkeys(stats.ERRORS, 0), "unpinned": 1, "taken": 3}
+    return {"cpus": cpus, "slots": slots, "errors": errors, "switch": "on", "summary": stats.summary(cpus)}
+
+
+def test_a_service():
+    """CPUs in the order of their numbers; a CPU without traffic has no share; only errors that happened."""
+    assert tables.service_lines("web", reading()) == GOLDEN.splitlines()
+
+
+def test_a_quiet_service():
+    found = dict(reading(), cpus={"0": row()}, slots=[], errors=dict.fromkeys(stats.ERRORS, 0), switch="off",
+                 summary=stats.summary({"0": row()}))
+    lines = tables.service_lines("web", found)
+    assert lines[0] == "web: switch off, accepts - local, connects - local, spread -"
+    assert len(lines) == 4 and lines[3].split() == ["0", "0", "0", "-", "0", "0", "-", "0", "-"]
+
+
+def test_no_statistics():
+    assert tables.service_lines("web", None) == ["web: wrapped, no statistics yet (not started since)"]
+
+
+def test_render():
+    assert tables.render(("a", "long"), [("wide one", 1), ("b", 22222)]) == [
+        "a          long",
+        "--------  -----",
+        "wide one      1",
+        "b         22222",
+    ]
+    assert tables.render(("a",), []) == ["a", "-"]
+
+
+def test_numbers():
+    shares = {None: "-", 0: "0.0 %", 0.99949: "99.9 %", 0.9996: "100.0 %"}
+    assert {share: tables.percent(share) for share in shares} == shares
+    assert (tables.number(None), tables.number(7), tables.number(1.005, "%.2f")) == ("-", "7", "1.00")
