@@ -178,6 +178,7 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 		}
 		/* Now there is a group whose choice can be set. */
 		mode_sync(l, on);
+		l->claimed = 1;
 	}
 	shared_unlock();
 }
@@ -362,7 +363,7 @@ static void count_accept(int fd, int from_global)
 		COUNT(cpu, accepts_global);
 }
 
-/* Slots whose owners are gone: whoever is awake takes what is left in them. */
+/* Slots that their owner does not serve: whoever is awake takes what is left in them. */
 static int accept_orphan(struct listener *l, struct sockaddr *address, socklen_t *length, int flags)
 {
 	for (int cpu = 0; cpu < l->cpus; cpu++) {
@@ -403,6 +404,8 @@ static int accept_on(struct listener *l, struct claim *c, struct sockaddr *addre
 		goto accepted;
 	}
 	fd = plain_accept(slot_first ? slot : l->fd, address, length, flags);
+	if (fd < 0 && slot_first && nothing(errno) && errno != EAGAIN)
+		COUNT_ERROR(FSOCKET_ERR_ACCEPT);
 	if (fd < 0 && nothing(errno)) {
 		from_slot = !slot_first;
 		fd = plain_accept(slot_first ? l->fd : slot, address, length, flags);
@@ -458,7 +461,8 @@ int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length
 	if (c)
 		return accept_on(l, c, address, length, flags);
 	fd = plain_accept(l->fd, address, length, flags);
-	if (fd < 0 && errno == EAGAIN && has_orphans(l->row))
+	/* Also the thread pool's case: who accepts is not who added the listener to the epoll. */
+	if (fd < 0 && errno == EAGAIN && (l->claimed || has_orphans(l->row)))
 		fd = accept_orphan(l, address, length, flags);
 	if (fd >= 0 && on)
 		count_accept(fd, 1);

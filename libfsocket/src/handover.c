@@ -83,14 +83,15 @@ static int same_address(int fd, const struct sockaddr *want, socklen_t length)
 	       IN6_ARE_ADDR_EQUAL(&h6->sin6_addr, &w6->sin6_addr);
 }
 
-static int same_v6only(int a, int b)
+/* Same value of an option; one that neither has is the same. */
+static int same_option(int a, int b, int level, int name)
 {
-	int va = 0, vb = 0;
+	char va[16] = "", vb[16] = "";	/* an int, or an interface's name (IFNAMSIZ) */
 	socklen_t la = sizeof(va), lb = sizeof(vb);
 
-	getsockopt(a, IPPROTO_IPV6, IPV6_V6ONLY, &va, &la);
-	getsockopt(b, IPPROTO_IPV6, IPV6_V6ONLY, &vb, &lb);
-	return va == vb;
+	getsockopt(a, level, name, va, &la);
+	getsockopt(b, level, name, vb, &lb);
+	return !memcmp(va, vb, sizeof(va));
 }
 
 int handover_take(int fd, const struct sockaddr *address, socklen_t length)
@@ -104,7 +105,8 @@ int handover_take(int fd, const struct sockaddr *address, socklen_t length)
 		int status = fcntl(fd, F_GETFL);
 
 		if (offers[i] < 0 || offers[i] == fd || !same_address(offers[i], address, length) ||
-		    !same_v6only(offers[i], fd))
+		    !same_option(offers[i], fd, IPPROTO_IPV6, IPV6_V6ONLY) ||
+		    !same_option(offers[i], fd, SOL_SOCKET, SO_BINDTODEVICE))
 			continue;
 		/* Blocking or not is the application's choice, also when it made it before bind(). */
 		if (real.dup3(offers[i], fd, cloexec) != fd || fcntl(fd, F_SETFL, status) < 0)
@@ -124,4 +126,6 @@ void handover_end(void)
 		if (offers[i] >= 0)
 			real.close(offers[i]);
 	offer_count = 0;
+	/* Whoever binds after the fork may ask again. */
+	asked = 0;
 }

@@ -117,7 +117,7 @@ static void drop_slots(struct listener *l)
 
 static int make_arrays(struct listener *l)
 {
-	int cpus = (int)shared.header->cpu_count;
+	int cpus = (int)shared.cpu_count;
 
 	if (l->slots)
 		return 1;
@@ -224,6 +224,7 @@ static struct listener *prepare(int fd, int backlog, int sole)
 		return NULL;
 	}
 	l->fd = fd;
+	l->claimed = 0;
 	l->backlog = backlog;
 	l->cookie = socket_cookie(fd);
 	memset(&l->address, 0, sizeof(l->address));

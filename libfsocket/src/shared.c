@@ -22,8 +22,7 @@ struct shared shared;
 #define VERSION "0.1.0"
 /* Rows: several listeners, twice over while a reload has both generations alive. */
 #define LISTENER_ROWS 64
-#define SLOT_ROWS_PER_CPU 16
-#define SLOT_ROWS_LEAST 256
+#define SLOT_ROWS_PER_CPU (2 * LISTENER_ROWS)
 /* Turns a waiter gives a live holder of the lock before it goes on without. */
 #define LOCK_TURNS 100000
 /* Our descriptor of the switch keeps out of the application's low numbers. */
@@ -63,8 +62,6 @@ static struct fsocket_header layout(void)
 
 	h.cpu_count = cpus > 0 ? (uint32_t)cpus : 1;
 	h.slot_count = h.cpu_count * SLOT_ROWS_PER_CPU;
-	if (h.slot_count < SLOT_ROWS_LEAST)
-		h.slot_count = SLOT_ROWS_LEAST;
 	/* Counters begin on a cache line of their own. */
 	h.cpu_offset = (uint32_t)(sizeof(h) + 63) & ~63u;
 	h.listener_offset = h.cpu_offset + h.cpu_count * h.cpu_size;
@@ -78,14 +75,19 @@ static size_t layout_size(const struct fsocket_header *h)
 	return h->slot_offset + (size_t)h->slot_count * h->slot_size;
 }
 
-static void adopt(struct fsocket_header *h)
-{
-	char *base = (char *)h;
+/* Workers without rights can write the memory, so no size is ever read back from it. */
+static struct fsocket_header mine;
 
-	shared.cpus = (struct fsocket_cpu *)(base + h->cpu_offset);
-	shared.listeners = (struct fsocket_listener *)(base + h->listener_offset);
-	shared.slots = (struct fsocket_slot *)(base + h->slot_offset);
-	shared.header = h;
+static void adopt(void *memory, const struct fsocket_header *h)
+{
+	char *base = memory;
+
+	mine = *h;
+	shared.cpu_count = h->cpu_count;
+	shared.cpus = (struct fsocket_cpu *)(void *)(base + h->cpu_offset);
+	shared.listeners = (struct fsocket_listener *)(void *)(base + h->listener_offset);
+	shared.slots = (struct fsocket_slot *)(void *)(base + h->slot_offset);
+	shared.header = memory;
 }
 
 /* A file that this very library would have made: same owner, size and layout. */
@@ -97,9 +99,7 @@ static int fits(int fd, const struct fsocket_header *want)
 	return !fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
 	       (size_t)st.st_size == layout_size(want) &&
 	       pread(fd, &have, sizeof(have), 0) == (ssize_t)sizeof(have) &&
-	       !memcmp(have.magic, want->magic, sizeof(have.magic)) &&
-	       have.version == want->version && have.cpu_count == want->cpu_count &&
-	       have.slot_offset == want->slot_offset && have.slot_count == want->slot_count;
+	       !memcmp(&have, want, offsetof(struct fsocket_header, capabilities));
 }
 
 /* Made under another name and linked, so that no process ever sees half a file. */
@@ -196,9 +196,15 @@ static void switch_look(void)
 	struct stat st;
 	char value;
 
-	if (switch_fd < 0 || fstat(switch_fd, &st) || st.st_dev != switch_dev ||
-	    st.st_ino != switch_ino)
-		return;
+	if (fstat(switch_fd, &st) || st.st_dev != switch_dev || st.st_ino != switch_ino) {
+		switch_fd = -1;
+		switch_open();
+		if (switch_fd < 0) {
+			/* Nobody could turn us off any more. */
+			atomic_store_explicit(&switch_value, FSOCKET_SWITCH_OFF, memory_order_relaxed);
+			return;
+		}
+	}
 	if (pread(switch_fd, &value, 1, 0) == 1)
 		atomic_store_explicit(&switch_value, value, memory_order_relaxed);
 }
@@ -248,14 +254,15 @@ void shared_open(void)
 			return;
 		memcpy(memory, &want, sizeof(want));
 	}
-	adopt(memory);
+	adopt(memory, &want);
 }
 
 /* ---- the tables -------------------------------------------------------- */
 
 int pid_alive(int pid)
 {
-	return pid > 0 && (!kill(pid, 0) || errno == EPERM);
+	/* EPERM, or what a security module says instead: it is there. */
+	return pid > 0 && (!kill(pid, 0) || errno != ESRCH);
 }
 
 void shared_lock(void)
@@ -287,7 +294,7 @@ void shared_unlock(void)
 
 static int slot_rows(void)
 {
-	return (int)shared.header->slot_count;
+	return (int)mine.slot_count;
 }
 
 void slot_row_clear(struct fsocket_slot *row)
@@ -325,7 +332,7 @@ struct fsocket_listener *listener_row(uint64_t cookie)
 {
 	struct fsocket_listener *spare = NULL;
 
-	for (uint32_t i = 0; i < shared.header->listener_count; i++) {
+	for (uint32_t i = 0; i < mine.listener_count; i++) {
 		struct fsocket_listener *row = &shared.listeners[i];
 
 		if (row->cookie == cookie) {

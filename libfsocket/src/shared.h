@@ -15,6 +15,7 @@
 
 struct shared {
 	struct fsocket_header *header;	/* NULL: the library stays out of the way */
+	uint32_t cpu_count;
 	struct fsocket_cpu *cpus;
 	struct fsocket_listener *listeners;
 	struct fsocket_slot *slots;
@@ -39,7 +40,7 @@ static inline int switch_on(void)
 /* Relaxed sums: a thread that is not pinned may share a line with another. */
 #define COUNT(cpu, counter) \
 	do { \
-		if ((unsigned int)(cpu) < shared.header->cpu_count) \
+		if ((unsigned int)(cpu) < shared.cpu_count) \
 			__atomic_fetch_add(&shared.cpus[cpu].counter, 1, __ATOMIC_RELAXED); \
 	} while (0)
 #define COUNT_ERROR(kind) \

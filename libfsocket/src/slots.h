@@ -37,6 +37,7 @@ struct listener {
 	uint64_t cookie;
 	struct fsocket_listener *_Atomic row;
 	int backlog;
+	_Atomic int claimed;	/* some thread or process had a slot of it */
 	_Atomic int blocking;	/* it was when it was added to an epoll */
 	struct sockaddr_storage address;
 	socklen_t address_length;

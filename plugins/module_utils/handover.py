@@ -2,23 +2,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Restart a service and lose no connection.
 
-While systemd stops the old processes and starts the new ones, this process holds duplicates of their listening
-sockets, so the kernel goes on completing handshakes and queues the connections. libfsocket in the new process asks for
-the sockets at DIR/NAME.handover when it binds (libfsocket/include/fsocket_abi.h), and serves that queue.
+The new processes start beside the old ones and take their listening sockets over: this process holds duplicates and
+offers them at DIR/NAME.handover (libfsocket/include/fsocket_abi.h), where libfsocket asks when the new process binds.
+Then the old ones get the signal that makes them finish what is open (nginx SIGQUIT, HAProxy SIGUSR1).
 
-The old processes get the signal that makes them finish what is open (nginx SIGQUIT, HAProxy SIGUSR1), through a drop-in
-that lives in /run for the time of the restart: systemd stays in charge all along."""
+systemd stays in charge all along: a drop-in in /run, there for the time of the restart only, makes its stop leave the
+old processes alone. A service whose graceful signal we do not know is stopped in its own way before it starts; its
+sockets are held meanwhile, so connections wait and none is refused."""
 
 import array
 import contextlib
 import os
+import signal
 import socket
 import threading
+import time
 
-from . import paths, services, sockets, systemd
+from . import hostfile, paths, services, sockets, systemd
 from .errors import FleetError
 
 RUNTIME_DROPIN = "/run/systemd/system/%s.d/fastsocket-handover.conf"
+STEP_S = 0.05
+# The new program did not start and the old one must make room: so long, as the site is down then.
+FAILED_S = 5
 # While nobody accepts, the queue takes what comes: as much as net.core.somaxconn allows.
 HELD_BACKLOG = 65535
 
@@ -32,6 +38,13 @@ def held_sockets(pids, slots=()):
                 handle = sockets.pidfd_getfd(pid, row["fd"])
                 found[row["cookie"]] = socket.socket(row["domain"], socket.SOCK_STREAM, 0, fileno=handle)
     return list(found.values())
+
+
+def probe(service):
+    """FleetError when the sockets of a running service could not be held: a kernel before 5.6, a container that
+    forbids it."""
+    for one in held_sockets(sockets.service_pids(services.unit_of(service))):
+        one.close()
 
 
 def _serve(door, held):
@@ -81,35 +94,64 @@ def offered(name, held, folder=paths.RUN):
 
 
 @contextlib.contextmanager
-def graceful_stop(service, seconds):
-    """For the time of a with block, systemd stops the service by its graceful signal and waits `seconds` for it."""
+def beside(service):
+    """For the time of a with block, a restart by systemd starts the new processes and leaves the old ones alone."""
     path = RUNTIME_DROPIN % services.unit_of(service)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="ascii") as handle:
-        handle.write("[Service]\nExecStop=\nKillMode=mixed\nKillSignal=%s\nTimeoutStopSec=%d\n"
-                     % (services.known(service).stop, seconds))
+    hostfile.write(path, "[Service]\nExecStop=\nKillMode=none\n")
     systemd.run("systemctl", "daemon-reload")
     try:
         yield
     finally:
-        os.unlink(path)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(path))
+        hostfile.remove(path)
         systemd.run("systemctl", "daemon-reload")
 
 
-def restart(service, drain_seconds, slots=(), folder=paths.RUN):
-    """Restart a running service with its sockets held. Return the number of sockets that were held.
+def finish(unit, main, pids, stop, seconds):
+    """Let old processes finish: `stop` to their main process, SIGKILL to what is left of them after `seconds`. Return
+    True when something was."""
+    pid_file = systemd.show(unit)["PIDFile"]
+    text = hostfile.read(pid_file) if pid_file else None
+    _kill(main, getattr(signal, stop))
+    deadline = time.time() + seconds
+    while _left(unit, pids) and time.time() < deadline:
+        time.sleep(STEP_S)
+    left = _left(unit, pids)
+    for pid in left:
+        _kill(pid, signal.SIGKILL)
+    if text and hostfile.read(pid_file) is None:
+        hostfile.write(pid_file, text)      # nginx's old master removed what the new one had written
+    return bool(left)
 
-    Connections that are still open after `drain_seconds` end with the old process. FleetError when the service does
-    not come up; it names what the journal says."""
-    unit, name = services.unit_of(service), services.name_of(service)
-    pids = sockets.service_pids(unit)
+
+def _left(unit, pids):
+    """Of these processes, those that the unit still has."""
+    try:
+        return set(pids) & set(sockets.service_pids(unit))
+    except FleetError:
+        return set()    # it has none
+
+
+def _kill(pid, number):
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def restart(service, drain_seconds, slots=(), folder=paths.RUN):
+    """Restart a running service with its sockets held. Return {"held": sockets, "cut": connections were still open
+    after `drain_seconds` and ended with their process}.
+
+    FleetError when the service does not come up; it names what the journal says, and no old process is left."""
+    unit, name, stop = services.unit_of(service), services.name_of(service), services.known(service).stop
+    pids, main = sockets.service_pids(unit), int(systemd.show(unit)["MainPID"])
     held = held_sockets(pids, slots)
     for one in held:
         one.listen(HELD_BACKLOG)
-    with offered(name, held, folder), graceful_stop(service, drain_seconds):
-        status, output = systemd.attempt("systemctl", "restart", unit, timeout=drain_seconds + 120)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(offered(name, held, folder))
+        if stop and main:
+            stack.enter_context(beside(service))
+        status, output = systemd.attempt("systemctl", "restart", unit, timeout=180)
+    cut = finish(unit, main, pids, stop, FAILED_S if status else drain_seconds) if stop and main else False
     if status:
         raise FleetError("%s did not start: %s | %s" % (unit, systemd.last_lines(output), systemd.journal(unit)))
-    return len(held)
+    return {"held": len(held), "cut": cut}

@@ -22,6 +22,15 @@ def names(pid, path):
     return path in words
 
 
+def way(service, properties):
+    """Return how a running service goes on without the library, a key of WAYS; None when it cannot: it has no main
+    process, or an nginx without a PID file (`daemon off`), whose upgrade systemd would not follow."""
+    known = services.known(service).leave
+    if not int(properties["MainPID"] or 0) or (known == "upgrade" and not properties["PIDFile"]):
+        return None
+    return known
+
+
 def _wait(seconds, done):
     deadline = time.time() + seconds
     while not done():

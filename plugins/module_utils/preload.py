@@ -5,6 +5,7 @@
 import collections
 import os
 import re
+import tempfile
 import time
 
 from . import cpulist, handover, hostfile, leave, library, paths, services, settings, sockets, stats, switch, systemd
@@ -21,7 +22,7 @@ Wrap = collections.namedtuple("Wrap", "service library settings")
 
 
 def dropin_path(service):
-    return "/etc/systemd/system/%s.d/50-fastsocket.conf" % services.unit_of(service)
+    return "/etc/systemd/system/%s.d/zz-fastsocket.conf" % services.unit_of(service)
 
 
 def tmpfiles_path(service):
@@ -53,6 +54,32 @@ def wrapped_services():
         return []
 
 
+def refuse_while_wrapped(what):
+    """FleetError while a service depends on what is about to be removed."""
+    if wrapped_services():
+        raise FleetError("%s stays while a service is wrapped: unwrap %s first (preload, state absent)"
+                         % (what, ", ".join(wrapped_services())))
+
+
+def each(service, function):
+    """Call function(name) for a service; for `all`, for every wrapped one, and the failure of one does not keep the
+    others from their turn. Return one result."""
+    if service != "all":
+        return function(service)
+    results, failed = {}, []
+    for name in wrapped_services():
+        try:
+            results[name] = function(name)
+        except FleetError as error:
+            failed.append(str(error))
+    if failed:
+        raise FleetError("; ".join(failed), services=results)
+    merged = {"changed": any(one["changed"] for one in results.values()), "services": results}
+    for key in ("changes", "warnings"):
+        merged[key] = [row for one in results.values() for row in one[key]]
+    return merged
+
+
 # ---- what must stand where (pure) ------------------------------------------
 
 
@@ -73,7 +100,7 @@ def dropin(wrap, properties, variables):
     lines += ["%s=%s" % pair for pair in settings.environment(wrap.settings)]
     text = paths.MADE_BY + "[Service]\n" + "".join("Environment=%s\n" % quote(line) for line in lines)
     if variables:
-        text += "EnvironmentFile=%s\n" % variables_path(wrap.service)
+        text += "EnvironmentFile=-%s\n" % variables_path(wrap.service)
     if properties["ProtectSystem"] == "strict":
         text += "ReadWritePaths=-%s\n" % paths.RUN
     return text
@@ -193,39 +220,61 @@ def live_workers(name):
 
 
 def verify_start(service):
-    """Wait until the service runs with the library. FleetError with the journal when it does not."""
+    """Wait until the service runs with the library and its workers have their slots. Return warnings. FleetError with
+    the journal when it does not run, or without the library."""
     unit, deadline = services.unit_of(service), time.time() + START_S
     while True:
         properties = systemd.show(unit)
         mapped = running_with(service, properties)
         if properties["ActiveState"] == "active" and mapped and live_workers(services.name_of(service)):
-            return
+            return []
         if properties["ActiveState"] == "failed" or time.time() > deadline:
             break
         time.sleep(0.1)
-    if mapped and properties["ActiveState"] == "active" and services.known(service) is services.OTHER:
-        return      # a program that does not use epoll keeps its one queue, which is no failure
+    if mapped and properties["ActiveState"] == "active":
+        return ["%s runs with the library, but no worker took a slot, so it works as without: workers must be pinned to "
+                "one CPU each (setting pin does it), wait with epoll, and have no `reuseport` of their own" % unit]
     raise FleetError("%s is %s, and %s after the start | %s" % (
-        unit, properties["ActiveState"],
-        "no worker took a slot" if mapped else "the library is not in it", systemd.journal(unit)))
+        unit, properties["ActiveState"], "runs with the library" if mapped else "the library is not in it",
+        systemd.journal(unit)))
 
 
 def usable_cpus(properties):
-    """Return the CPUs a service may use: ours, without those that its unit leaves out (cpuset, CPUAffinity=)."""
-    usable = os.sched_getaffinity(0)
+    """Return the CPUs a service may use: those of its threads when it runs, else ours; without those that its unit
+    leaves out (cpuset, CPUAffinity=)."""
+    pid = int(properties["MainPID"] or 0)
+    tids = os.listdir("/proc/%d/task" % pid) if pid and os.path.isdir("/proc/%d/task" % pid) else ["0"]
+    usable = set().union(*(os.sched_getaffinity(int(tid)) for tid in tids))
     for name in ("EffectiveCPUs", "CPUAffinity"):
         allowed = cpulist.parse_list(properties[name].replace(" ", ","))
         usable = {cpu for cpu in usable if not allowed or cpu in allowed}
     return sorted(usable)
 
 
-def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
-    """Wrap a service. See modules/preload.py for the result."""
-    wrap = Wrap(services.name_of(service), path, settings.check(wanted_settings))
+def _check_input(path, drain_seconds):
     if not re.match(r"^/([^\s:%]*/)?libfsocket\.so[^\s:%/]*\Z", path):
         # ld.so splits at blanks and colons, systemd expands %, and by its name we know it in a process.
         raise FleetError("library %s: needs an absolute path without blanks, colons or %%, its name libfsocket.so..."
                          % path)
+    if drain_seconds < 1:
+        raise FleetError("drain_timeout %d: needs 1 second or more" % drain_seconds)
+
+
+def _check_configuration(service, properties, words, extra):
+    """The service's own check, as it is and with our extra file: before any file is where the service would see it."""
+    services.check_configuration(service, properties, words)
+    if extra is None:
+        return
+    with tempfile.NamedTemporaryFile("w", prefix="fastsocket-", suffix=".cfg") as trial:
+        trial.write(extra)
+        trial.flush()
+        services.check_configuration(service, properties, words, ["-f", trial.name])
+
+
+def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
+    """Wrap a service. See modules/preload.py for the result."""
+    wrap = Wrap(services.name_of(service), path, settings.check(wanted_settings))
+    _check_input(path, drain_seconds)
     properties = services.find(service)
     if check_mode and not os.path.exists(path):
         warnings = ["%s is not on this host yet, so it was not tested" % path]
@@ -236,7 +285,7 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     configuration = services.configurations(service, words) if services.known(service).extra else ""
     value = switch.read(wrap.service) or switch.ON
     wanted, more = files(wrap, properties, configuration, usable_cpus(properties), value)
-    services.check_configuration(service, words)
+    _check_configuration(service, properties, words, wanted.get(extra_path(service)))
     changes = changes_of(wanted)
     migrate = migrate_change(True)
     changes += [migrate] if migrate else []
@@ -249,20 +298,34 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     }
     if check_mode or not result["changed"]:
         return result
+    if result["restarted"]:
+        handover.probe(service)
+    _apply(service, changes, migrate, value, result, drain_seconds)
+    return result
+
+
+def _apply(service, changes, migrate, value, result, drain_seconds):
+    """Write, and restart if that is due; take everything back when it fails."""
+    name = services.name_of(service)
     before = [dict(change, after=change["before"]) for change in changes if change["path"] != MIGRATE]
-    write_all(change for change in changes if change["path"] != MIGRATE)
-    migrate_apply(migrate, True)
-    switch.write(wrap.service, value)
+    new = switch.read(name) is None
+    touched = False
     try:
-        if extra_path(service) in wanted:
-            services.check_configuration(service, words, ["-f", extra_path(service)])
+        write_all(change for change in changes if change["path"] != MIGRATE)
+        migrate_apply(migrate, True)
+        switch.write(name, value)
         systemd.run("systemctl", "daemon-reload")
         if result["restarted"]:
-            result["held_sockets"] = _restart(service, drain_seconds)
-    except FleetError as error:
-        _take_back(service, before)
+            touched = True
+            done = _restart(service, drain_seconds)
+            result["held_sockets"] = done["held"]
+            if done["cut"]:
+                result["warnings"].append("connections that were open longer than %d s ended with their process"
+                                          % drain_seconds)
+            result["warnings"] += verify_start(service)
+    except (FleetError, OSError, ValueError) as error:
+        _take_back(service, before, new, touched)
         raise FleetError("%s; %s was put back as it was" % (error, services.unit_of(service))) from error
-    return result
 
 
 def _restart(service, drain_seconds):
@@ -275,23 +338,29 @@ def _restart(service, drain_seconds):
         stats.wait_off(name)
         time.sleep(leave.SETTLE_S)
     try:
-        held = handover.restart(service, drain_seconds, slots)
+        return handover.restart(service, drain_seconds, slots)
     finally:
         if was:
             switch.write(name, was)
-    verify_start(service)
-    return held
 
 
-def _take_back(service, before):
-    """The start failed: stand as before, running if it ran before."""
-    unit = services.unit_of(service)
+def _take_back(service, before, new, touched):
+    """It failed: stand as before, and run as before if we have touched what runs."""
+    unit, name = services.unit_of(service), services.name_of(service)
     write_all(before)
     if not wrapped_services():
         migrate_apply(migrate_change(False), False)
     systemd.attempt("systemctl", "daemon-reload")
-    systemd.attempt("systemctl", "reset-failed", unit)
-    systemd.attempt("systemctl", "restart", unit)
+    if touched:
+        systemd.attempt("systemctl", "reset-failed", unit)
+        systemd.attempt("systemctl", "restart", unit)
+    if new:
+        _forget_run(name)
+
+
+def _forget_run(name):
+    for path in (switch.path_of(name), "%s/%s.stats" % (paths.RUN, name)):
+        hostfile.remove(path)
 
 
 def set_switch(service, value, check_mode):
@@ -327,9 +396,8 @@ def absent(service, drain_seconds, check_mode):
         named = systemd.active(properties) and leave.names(int(properties["MainPID"] or 0), extra_path(service))
         wanted[extra_path(service)] = paths.MADE_BY if named else None
     changes = changes_of(wanted)
-    known = services.known(service)
-    can = bool(loaded and known.leave)
-    left = bool(loaded and not known.leave)
+    way = leave.way(service, properties) if loaded else None
+    left = loaded and not way
     last = wrapped_services() in ([], [name])
     # A process that stays preloaded may start again with its slots: it keeps the kernel's help.
     migrate = migrate_change(False) if last and not left else None
@@ -337,8 +405,8 @@ def absent(service, drain_seconds, check_mode):
     now = switch.read(name)
     if now is not None and not (left and now == switch.OFF):
         changes.append({"path": switch.path_of(name), "before": now, "after": switch.OFF if left else None})
-    result = {"changed": bool(changes or can), "changes": changes, "warnings": [], "left_preloaded": left,
-              "how": known.leave if can else None}
+    result = {"changed": bool(changes or way), "changes": changes, "warnings": [], "left_preloaded": left,
+              "how": way}
     if left:
         result["warnings"].append("%s cannot go on without the library by itself: it stays loaded and off until the "
                                   "service is restarted" % name)
@@ -349,13 +417,12 @@ def absent(service, drain_seconds, check_mode):
         result["effect"] = stats.wait_off(name)
     write_all(change for change in changes if change["path"] in wanted)
     systemd.run("systemctl", "daemon-reload")
-    if can:
+    if way:
         # First off, then time for the handshakes under way, then the old processes may go.
         time.sleep(leave.SETTLE_S)
-        result["draining"] = leave.WAYS[known.leave](service, drain_seconds)
+        result["draining"] = leave.WAYS[way](service, drain_seconds)
     if not left:
-        for path in (switch.path_of(name), "%s/%s.stats" % (paths.RUN, name)):
-            hostfile.remove(path)
+        _forget_run(name)
     if last and not left:
         migrate_apply(migrate, False)
     return result

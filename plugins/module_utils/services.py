@@ -5,7 +5,7 @@
 A row of SERVICES:
   test       words after the program that make it check its configuration and end
   keep       options of ExecStart, with their values, that the check needs too
-  stop       signal to the main process: finish what is open, accept nothing new
+  stop       signal to the main process: finish what is open, accept nothing new; None: systemd's way to stop it
   leave      how it goes on without the preload and without loss: "upgrade" (a new program takes the sockets over and
              does not get LD_PRELOAD from nginx) or "reload" (the program executes itself again)
   variables  names of the unit's variables that add words to its command line
@@ -51,7 +51,7 @@ SERVICES = {
         test=["-c"], keep=("-f", "-C"), stop="SIGUSR1", leave="reload", variables=("EXTRAOPTS", "OPTIONS"),
         extra=haproxy_extra),
 }
-OTHER = Service(test=None, keep=(), stop="SIGTERM", leave=None, variables=(), extra=None)
+OTHER = Service(test=None, keep=(), stop=None, leave=None, variables=(), extra=None)
 
 
 def unit_of(service):
@@ -81,6 +81,9 @@ def find(service):
         raise FleetError("unit %s cannot be used: systemd says %s" % (unit_of(service), properties["LoadState"]))
     if not systemd.argv(properties):
         raise FleetError("unit %s starts no program (no ExecStart)" % unit_of(service))
+    if properties["User"] not in ("", "root", "0"):
+        raise FleetError("unit %s starts as User=%s; only a service that systemd starts as root (and that drops its "
+                         "rights itself, as nginx and HAProxy do) can be wrapped" % (unit_of(service), properties["User"]))
     return properties
 
 
@@ -115,13 +118,16 @@ def configurations(service, words):
     return text
 
 
-def check_configuration(service, words, more=()):
-    """Run the service's own configuration check, with more words if given. FleetError when it fails."""
+def check_configuration(service, properties, words, more=()):
+    """Run the service's own configuration check in the unit's environment, with more words if given. FleetError when
+    it fails."""
     test = known(service).test
     if test is None:
         return
     line = [words[0]] + kept_options(service, words) + list(more) + test
-    status, output = systemd.attempt(*line)
+    variables = dict(os.environ, **systemd.environment(properties))
+    variables.pop("LD_PRELOAD", None)
+    status, output = systemd.attempt(*line, env=variables)
     if status:
         raise FleetError("the configuration of %s does not pass its own check, nothing was changed: `%s` says: %s"
                          % (service, " ".join(line), systemd.last_lines(output)))

@@ -10,9 +10,8 @@ import subprocess
 from .errors import FleetError
 
 SHOWN = (
-    "LoadState", "ActiveState", "SubState", "MainPID", "FragmentPath", "Environment", "EnvironmentFiles", "ExecStart",
-    "ProtectSystem", "PIDFile", "EffectiveCPUs",
-    "CPUAffinity",
+    "LoadState", "ActiveState", "MainPID", "Environment", "EnvironmentFiles", "ExecStart", "ProtectSystem", "PIDFile",
+    "User", "EffectiveCPUs", "CPUAffinity",
 )
 
 # src/basic/env-file.c: a comment, or NAME=, quoted parts with blanks between, and a rest in which quotes mean nothing.

@@ -23,7 +23,7 @@ attributes:
     support: full
 options:
   state:
-    description: Whether the host has it.
+    description: Whether the host has it. V(absent) is refused while a service is wrapped.
     type: str
     choices: [present, absent]
     default: present
@@ -57,7 +57,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, install
+from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, install, preload
 
 
 def main():
@@ -66,7 +66,13 @@ def main():
         argument_spec=dict(state=dict(type="str", choices=["present", "absent"], default="present")),
         supports_check_mode=True,
     )
-    adapter.run(module, lambda: install.install(module.params["state"], module.check_mode))
+
+    def settle():
+        if module.params["state"] == "absent":
+            preload.refuse_while_wrapped("fsctl")
+        return install.install(module.params["state"], module.check_mode)
+
+    adapter.run(module, settle)
 
 
 if __name__ == "__main__":

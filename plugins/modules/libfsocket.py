@@ -31,7 +31,9 @@ options:
     type: path
     default: /usr/lib/fastsocket/libfsocket.so
   state:
-    description: V(absent) removes the link and every version beside it that no process has mapped.
+    description:
+      - V(absent) removes the link and every version beside it that no process has mapped. It is refused while a service
+        is wrapped.
     type: str
     choices: [present, absent]
     default: present
@@ -75,7 +77,7 @@ in_use:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, library, paths
+from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, library, paths, preload
 
 
 def main():
@@ -92,7 +94,12 @@ def main():
     given, check = module.params, module.check_mode
     if given["state"] == "present":
         adapter.run(module, lambda: library.link(given["path"], given["link"], check))
-    adapter.run(module, lambda: library.unlink(given["link"], check))
+
+    def remove():
+        preload.refuse_while_wrapped("the library")
+        return library.unlink(given["link"], check)
+
+    adapter.run(module, remove)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ short_description: Wrap a service with libfsocket, turn it off in an instant, un
 version_added: 0.1.0
 description:
   - V(present) adds a systemd drop-in that preloads C(libfsocket.so) into the service, after the library was loaded
-    into a witness and the service passed its own configuration check. A running service is restarted while its
-    listening sockets are held, so that no connection is refused; when it does not come up with the library, everything
-    is put back and the module fails.
+    into a witness and the service passed its own configuration check. A running service is restarted; nginx and
+    HAProxy start anew beside their old processes and take the listening sockets over, so that no connection is
+    refused or waits. When it does not come up with the library, everything is put back and the module fails.
   - V(off) is the instant rollback. From the next call on the service does what it does without the library. Nothing is
     restarted.
   - V(absent) turns it off, removes what was added, and lets a running service go on without the library and without a
@@ -32,7 +32,9 @@ attributes:
     support: full
 options:
   service:
-    description: Name of a systemd service. C(nginx) and C(haproxy) are known and handled in their own way.
+    description:
+      - Name of a systemd service that starts as root. C(nginx) and C(haproxy) are known and handled in their own way.
+      - V(all) means every wrapped service, with any O(state) but V(present).
     type: str
     required: true
   state:
@@ -59,7 +61,7 @@ options:
     type: bool
     default: true
   drain_timeout:
-    description: Seconds that connections of the old processes have to end.
+    description: Seconds that connections of the old processes have to end, 1 or more. New ones are served meanwhile.
     type: int
     default: 30
 """
@@ -124,6 +126,10 @@ how:
   description: How the service went on without the library, V(upgrade) or V(reload).
   returned: when O(state=absent)
   type: str
+services:
+  description: The result of each service.
+  returned: when O(service=all)
+  type: dict
 draining:
   description: Old processes still had connections open after O(drain_timeout).
   returned: when the service went on without the library
@@ -152,9 +158,10 @@ def main():
     actions = {
         "present": lambda: preload.present(
             given["service"], given["library"], given["settings"], given["restart"], given["drain_timeout"], check),
-        "on": lambda: preload.set_switch(given["service"], "on", check),
-        "off": lambda: preload.set_switch(given["service"], "off", check),
-        "absent": lambda: preload.absent(given["service"], given["drain_timeout"], check),
+        "on": lambda: preload.each(given["service"], lambda name: preload.set_switch(name, "on", check)),
+        "off": lambda: preload.each(given["service"], lambda name: preload.set_switch(name, "off", check)),
+        "absent": lambda: preload.each(
+            given["service"], lambda name: preload.absent(name, given["drain_timeout"], check)),
     }
     adapter.run(module, actions[given["state"]])
 

@@ -15,8 +15,6 @@ Environment=
 ProtectSystem=no
 LoadState=loaded
 ActiveState=active
-SubState=running
-FragmentPath=/lib/systemd/system/nginx.service
 """
 
 HAPROXY = """\
@@ -31,8 +29,6 @@ EnvironmentFiles=/etc/sysconfig/haproxy (ignore_errors=yes)
 ProtectSystem=no
 LoadState=loaded
 ActiveState=active
-SubState=running
-FragmentPath=/lib/systemd/system/haproxy.service
 """
 
 MISSING = """\
@@ -43,8 +39,6 @@ Environment=
 ProtectSystem=no
 LoadState=not-found
 ActiveState=inactive
-SubState=dead
-FragmentPath=
 """
 
 ODD = r"""PIDFile=
@@ -58,8 +52,6 @@ EnvironmentFiles=/etc/odd.env (ignore_errors=no)
 ProtectSystem=strict
 LoadState=loaded
 ActiveState=inactive
-SubState=dead
-FragmentPath=/etc/systemd/system/odd.service
 """
 
 ODD_ENVIRONMENT = {

@@ -16,7 +16,7 @@ from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile, 
 from ansible_collections.fastsocket.fleet.plugins.module_utils.errors import FleetError
 
 MADE = paths.MADE_BY
-DROPIN = "/etc/systemd/system/%s.service.d/50-fastsocket.conf"
+DROPIN = "/etc/systemd/system/%s.service.d/zz-fastsocket.conf"
 SWITCH_FILE = MADE + "d /run/fastsocket 0755 root root -\nf /run/fastsocket/%s.switch 0644 root root - 1\n"
 
 
@@ -51,7 +51,7 @@ def test_haproxy(tmp_path):
         "global\n    tune.listener.multi-queue off\n    tune.idle-pool.shared off\n")
     assert found["/etc/fastsocket/haproxy.env"] == MADE + (
         'EXTRAOPTS="-S /run/haproxy-master.sock -f /etc/fastsocket/haproxy.cfg"\n')
-    assert found[DROPIN % "haproxy"].splitlines()[-1] == "EnvironmentFile=/etc/fastsocket/haproxy.env"
+    assert found[DROPIN % "haproxy"].splitlines()[-1] == "EnvironmentFile=-/etc/fastsocket/haproxy.env"
     assert found["/etc/tmpfiles.d/fastsocket-haproxy.conf"] == SWITCH_FILE % "haproxy"
     assert warnings == []
     wrapped = dict(properties)
@@ -128,7 +128,7 @@ def test_a_preload_out_of_a_file(tmp_path):
     found = preload.files(wrap("nginx"), properties, "", [0], "on")[0]
     value = "/usr/lib/libjemalloc.so.2:" + paths.LIBRARY
     assert found["/etc/fastsocket/nginx.env"] == MADE + 'LD_PRELOAD="%s"\n' % value
-    assert found[DROPIN % "nginx"].splitlines()[-1] == "EnvironmentFile=/etc/fastsocket/nginx.env"
+    assert found[DROPIN % "nginx"].splitlines()[-1] == "EnvironmentFile=-/etc/fastsocket/nginx.env"
 
 
 @pytest.mark.parametrize("path", [

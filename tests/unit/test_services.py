@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.fastsocket.fleet.plugins.module_utils import leave, paths, services, systemd
 from ansible_collections.fastsocket.fleet.plugins.module_utils.errors import FleetError
 
+PROPERTIES = {"Environment": "", "EnvironmentFiles": ""}
 ALL = ["nbthread 3", "cpu-map auto:1/1-3 0 2-3", "tune.listener.multi-queue off", "tune.idle-pool.shared off"]
 THREADS, BALANCING = ALL[:2], ALL[2:]
 HAPROXY = "global\n  %s\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\n" \
@@ -42,7 +43,7 @@ def test_haproxy_takes_the_extra_file(tmp_path, cpus):
     own.write_text(HAPROXY % "maxconn 10")
     extra.write_text(services.haproxy_extra(own.read_text(), cpus))
     words = ["haproxy", "-Ws", "-f", str(own), "-p", "/run/x"]
-    services.check_configuration("haproxy", words, ["-f", str(extra)])
+    services.check_configuration("haproxy", PROPERTIES, words, ["-f", str(extra)])
     said = subprocess.run(["haproxy", "-c", "-f", own, "-f", extra], capture_output=True, text=True, check=True)
     assert "WARNING" not in said.stdout + said.stderr
 
@@ -52,7 +53,7 @@ def test_the_check_of_haproxy_says_why(tmp_path):
     own = tmp_path / "own.cfg"
     own.write_text(HAPROXY % "nonsense 1")
     with pytest.raises(FleetError, match="unknown keyword 'nonsense'"):
-        services.check_configuration("haproxy", ["haproxy", "-Ws", "-f", str(own)])
+        services.check_configuration("haproxy", PROPERTIES, ["haproxy", "-Ws", "-f", str(own)])
 
 
 @pytest.mark.skipif(not shutil.which("nginx"), reason="needs nginx")
@@ -62,10 +63,10 @@ def test_the_check_of_nginx(tmp_path):
     for own, fails in (("events { }", False), ("events { } http { nonsense; }", True)):
         conf.write_text(f"pid {tmp_path}/pid; error_log {tmp_path}/log; {own}")
         if not fails:
-            services.check_configuration("nginx", words)
+            services.check_configuration("nginx", PROPERTIES, words)
             continue
         with pytest.raises(FleetError) as caught:
-            services.check_configuration("nginx", words)
+            services.check_configuration("nginx", PROPERTIES, words)
         assert str(caught.value).startswith(
             "the configuration of nginx does not pass its own check, nothing was changed: "
             f"`nginx -p {tmp_path} -c {conf} -e {tmp_path}/log -t -q` says: ")
@@ -73,7 +74,7 @@ def test_the_check_of_nginx(tmp_path):
 
 
 def test_a_service_without_a_check_of_its_own():
-    services.check_configuration("sshd", ["/no/such/program"])
+    services.check_configuration("sshd", PROPERTIES, ["/no/such/program"])
 
 
 def test_names():
