@@ -12,12 +12,14 @@ from .errors import FleetError
 _NEEDS_ROOT = (errno.EACCES, errno.EPERM)
 
 
-def run(module, function):
-    """Call `function()` and end the module with what it returns, a dict.
+def run(module, function, root=False):
+    """Call `function()` and end the module with what it returns, a dict. `root`: refuse anybody else first.
 
     `changes` in it ([{path, before, after}], null = absent) become the diff when the play asks for one, unless it
     brings a `diff` of its own. `warnings` become warnings. A FleetError becomes the failure message, its facts go
     along."""
+    if root and os.geteuid() != 0:
+        module.fail_json(msg="this needs root (become: true)")
     os.umask(0o022)     # what we write is read by services that are not root
     try:
         result = function()

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The library file itself: is it for this machine, does a program live with it, which version do services get."""
 
+import contextlib
 import os
 import shutil
 import struct
@@ -108,10 +109,12 @@ def _changes(name, before, after):
 
 
 def _unlink(path):
-    try:
+    """Remove a file, and our folder with its last one."""
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
+    if os.path.dirname(path) == paths.LIB:
+        with contextlib.suppress(OSError):
+            os.rmdir(paths.LIB)
 
 
 def mapped_into(pid):

@@ -11,9 +11,8 @@ A change is {path, kind, before, after}; kind is rps, rfs, xps, irq, sysctl (one
 
 import errno
 import os
-import subprocess
 
-from . import cpulist, hostfile, steering, topology
+from . import cpulist, hostfile, steering, systemd, topology
 from .errors import FleetError
 
 ETC_DIR = "/etc/fastsocket"
@@ -270,10 +269,8 @@ def _settle_unit(root, wanted, check):
             os.makedirs(os.path.dirname(link), mode=0o755, exist_ok=True)
             os.symlink(UNIT, link)
     if changes and not check and root == "/":  # a captured tree has no manager to tell
-        call = ["systemctl", "daemon-reload"]
-        done = subprocess.run(
-            call, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, universal_newlines=True, check=False
-        )
-        if done.returncode:
-            raise FleetError("%s failed: %s" % (" ".join(call), done.stdout.strip()))
+        systemd.run("systemctl", "daemon-reload")
+        if not wanted:
+            # It stays active after its run, and without its file systemd would keep showing it so.
+            systemd.attempt("systemctl", "stop", os.path.basename(UNIT))
     return changes

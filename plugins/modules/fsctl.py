@@ -72,7 +72,7 @@ def main():
             preload.refuse_while_wrapped("fsctl")
         return install.install(module.params["state"], module.check_mode)
 
-    adapter.run(module, settle)
+    adapter.run(module, settle, root=True)
 
 
 if __name__ == "__main__":

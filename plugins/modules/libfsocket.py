@@ -93,13 +93,13 @@ def main():
     )
     given, check = module.params, module.check_mode
     if given["state"] == "present":
-        adapter.run(module, lambda: library.link(given["path"], given["link"], check))
+        adapter.run(module, lambda: library.link(given["path"], given["link"], check), root=True)
 
     def remove():
         preload.refuse_while_wrapped("the library")
         return library.unlink(given["link"], check)
 
-    adapter.run(module, remove)
+    adapter.run(module, remove, root=True)
 
 
 if __name__ == "__main__":

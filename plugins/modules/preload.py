@@ -163,7 +163,7 @@ def main():
         "absent": lambda: preload.each(
             given["service"], lambda name: preload.absent(name, given["drain_timeout"], check)),
     }
-    adapter.run(module, actions[given["state"]])
+    adapter.run(module, actions[given["state"]], root=True)
 
 
 if __name__ == "__main__":

@@ -173,8 +173,9 @@ def test_service_does_not_start_with_the_library(lab, libraries):
 
 @pytest.mark.parametrize("become, words", [((), ["root", "become: true"]), (("--become",), ["sudo password"])])
 def test_no_rights(lab, untouched, become, words):
+    wrap = {"service": "nginx", "library": "/opt/libfsocket.so"}
     with untouched(WEB):
-        for module, given in (("nic_steering", {"cpus": "0"}), ("preload", {"service": "nginx", "library": "/opt/libfsocket.so"})):
+        for module, given in (("nic_steering", {"cpus": "0"}), ("preload", wrap)):
             result = lab.module(WEB, module, "-e", "ansible_user=nosudo", *become, **given)
             assert result["failed"], result
             for word in words:

@@ -42,7 +42,7 @@ def test_extra_file_brings_a_plan_where_there_is_none():
         lab.sh(NODE, "cp -p /root/haproxy.cfg /etc/haproxy/haproxy.cfg")
     assert [row["path"] for row in found["changes"]] == ["/etc/fastsocket/haproxy.cfg"]
     assert found["restarted"]
-    cpus = " ".join(map(str, range(CPUS)))
+    cpus = f"0-{CPUS - 1}" if CPUS > 1 else "0"
     assert f"    nbthread {CPUS}\n    cpu-map auto:1/1-{CPUS} {cpus}\n" in found["extra_configuration"]
 
 
