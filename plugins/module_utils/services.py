@@ -82,8 +82,8 @@ def find(service):
     if not systemd.argv(properties):
         raise FleetError("unit %s starts no program (no ExecStart)" % unit_of(service))
     if properties["User"] not in ("", "root", "0"):
-        raise FleetError("unit %s starts as User=%s; only a service that starts as root, and drops its rights itself as "
-                         "nginx and HAProxy do, can be wrapped" % (unit_of(service), properties["User"]))
+        raise FleetError("unit %s starts as User=%s; only a service that starts as root, and drops its rights itself "
+                         "as nginx and HAProxy do, can be wrapped" % (unit_of(service), properties["User"]))
     return properties
 
 
