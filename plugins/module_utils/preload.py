@@ -3,8 +3,10 @@
 """Wrap a service with libfsocket and unwrap it: what must stand in which file (pure), and the way there and back."""
 
 import collections
+import contextlib
 import os
 import re
+import socket
 import tempfile
 import time
 
@@ -16,6 +18,7 @@ MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
 BEFORE = paths.VAR + "/preload.json"
 # A start is believed when every worker has its slot; workers come up within moments.
 START_S = 10
+SO_DETACH_REUSEPORT_BPF = 68    # include/uapi/asm-generic/socket.h
 CLOCK_BOOTTIME = 7      # include/uapi/linux/time.h; Python has it by name since 3.7
 
 Wrap = collections.namedtuple("Wrap", "service library settings")
@@ -421,11 +424,22 @@ def absent(service, drain_seconds, check_mode):
         # First off, then time for the handshakes under way, then the old processes may go.
         time.sleep(leave.SETTLE_S)
         result["draining"] = leave.WAYS[way](service, drain_seconds)
+        if not result["draining"]:
+            _forget_choice(service)
     if not left:
         _forget_run(name)
     if last and not left:
         migrate_apply(migrate, False)
     return result
+
+
+def _forget_choice(service):
+    """Take the program of a switch that was off (libfsocket/src/claim.c:mode_set) from the sockets the service goes on
+    with: a listener that joins their group later is to get its share."""
+    for one in handover.held_sockets(sockets.service_pids(services.unit_of(service))):
+        with contextlib.suppress(OSError):     # ENOENT: there is none
+            one.setsockopt(socket.SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, 0)
+        one.close()
 
 
 def _pids_with_library(service):

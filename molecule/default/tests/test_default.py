@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-from fleet import differences
+from fleet import differences, wait
 from scenario import absent, converge, lab, mapped, remembered, status, verified, without_times
 
 NODE = "node1"
@@ -157,6 +157,19 @@ def test_second_absent_has_nothing_to_do():
     run = absent(NODE, "nginx")
     assert run.status == 0 and run.changed() == {NODE: 0}, run.output
     assert differences(before, lab.snapshot(NODE)) == {}
+
+
+def test_reuseport_of_the_operator_is_his_again():
+    """The switch that was off left nothing on the sockets that would send all connections to one of them."""
+    site, pid = "/etc/nginx/sites-enabled/default", "/etc/nginx/conf.d/pid.conf"
+    lab.sh(NODE, f"cp -p {site} /root/site; sed -Ei 's/(listen .*80 default_server);/\\1 reuseport;/' {site}")
+    lab.sh(NODE, f"echo 'add_header X-Pid $pid;' >{pid}; systemctl reload nginx")
+    try:
+        ask = "for i in $(seq 100); do curl -sI http://10.99.0.31/ | grep X-Pid; done | sort | uniq -c"
+        # The old workers finish first.
+        wait(lambda: len(lab.run("sh", "-c", ask).stdout.splitlines()) == CPUS, 10)
+    finally:
+        lab.sh(NODE, f"cp -p /root/site {site}; rm {pid}; systemctl reload nginx")
 
 
 def test_check_mode_predicts_what_the_next_rollout_does():
