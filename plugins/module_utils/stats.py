@@ -127,14 +127,6 @@ def read(service, folder=paths.RUN):
     return found
 
 
-def services(folder=paths.RUN):
-    """Return the names of all services with a statistics file."""
-    try:
-        return sorted(name[:-6] for name in os.listdir(folder) if name.endswith(".stats"))
-    except FileNotFoundError:
-        return []
-
-
 def _alive(pid):
     return os.path.exists("/proc/%d" % pid)
 
