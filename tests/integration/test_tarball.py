@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[2]
-PLAYBOOKS = ("rollout", "rollback", "status")
+PLAYBOOKS = ("build", "rollout", "rollback", "status")
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +37,22 @@ def installed(tarball, tmp_path_factory):
 def test_holds_what_a_host_needs(names):
     wanted = {f"playbooks/{name}.yml" for name in PLAYBOOKS}
     wanted |= {f"plugins/modules/{name}.py" for name in ("core_stats_info", "nic_info", "nic_steering", "preload")}
-    wanted |= {f"roles/{name}/meta/argument_specs.yml" for name in ("libfsocket", "nic", "preload", "verify")}
+    wanted |= {f"roles/{name}/meta/argument_specs.yml" for name in ("build", "libfsocket", "nic", "preload", "verify")}
     wanted |= {"meta/runtime.yml", "LICENSES/GPL-3.0-or-later.txt", "LICENSES/GPL-2.0-or-later.txt"}
     assert wanted - names == set()
 
 
-def test_holds_every_source_of_libfsocket(names):
-    """The build host compiles what the tarball brings: all that git knows there but its tests."""
+@pytest.mark.parametrize("folder", ["libfsocket", "kernel-src"])
+def test_holds_every_source(names, folder):
+    """The build host compiles what the tarball brings: all that git knows there but the library's tests."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "libfsocket"],
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", folder],
         cwd=TOP, check=True, stdout=subprocess.PIPE, text=True,
     ).stdout.split("\0")
     present = {name for name in listed if (TOP / name).is_file()}
     sources = {name for name in present if not name.startswith("libfsocket/tests/")}
-    assert "libfsocket/Makefile" in sources
-    assert {name for name in names if name.startswith("libfsocket/")} == sources
+    assert f"{folder}/Makefile" in sources
+    assert {name for name in names if name.startswith(f"{folder}/")} == sources
 
 
 def test_holds_nothing_that_was_built(names):
