@@ -1,0 +1,61 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a failed trial boot left behind: the kernel's last words in pstore, else the end of its journal, else nothing,
+and then why."""
+
+import glob
+import os
+
+from .. import hostfile, systemd, topology
+
+# The kernel's own, and where systemd-pstore.service puts them away after the boot.
+PSTORE = ("/sys/fs/pstore/dmesg-*", "/var/lib/systemd/pstore/*/dmesg*", "/var/lib/systemd/pstore/dmesg-*")
+PERSISTENT = "/var/log/journal"
+LINES = 30
+
+
+def collect(since, boot_ids, root="/"):
+    """Return the last lines of a trial armed at `since` (seconds since 1970), whose boots, as far as they are known,
+    had these ids."""
+    return _pstore(since, root) or _journal(boot_ids, root) or [_why_nothing(boot_ids, root)]
+
+
+def _pstore(since, root):
+    found = [name for pattern in PSTORE for name in glob.glob(topology.at(root, pattern))
+             if os.path.isfile(name) and os.stat(name).st_mtime >= since]
+    if not found:
+        return []
+    with open(max(found, key=lambda name: os.stat(name).st_mtime), encoding="utf-8", errors="replace") as handle:
+        return _last(handle.read())
+
+
+def _journal(boot_ids, root):
+    for boot_id in reversed(boot_ids):
+        words = ["journalctl", "--boot=" + boot_id.replace("-", ""), "--no-pager", "--output=short-monotonic",
+                 "--lines=%d" % LINES, "--quiet"]
+        if root != "/":
+            words.append("--directory=" + topology.at(root, PERSISTENT))
+        status, text = systemd.attempt(*words)
+        if status == 0 and text.strip():
+            return _last(text)
+    return []
+
+
+def _last(text):
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-LINES:]
+
+
+def _why_nothing(boot_ids, root):
+    pstore = "no record in pstore" if _has_pstore(root) else "this machine has no pstore"
+    if not boot_ids:
+        journal = "it ended before its system started, so it has no journal"
+    elif not os.path.isdir(topology.at(root, PERSISTENT)):
+        journal = "journals are not kept here (%s is missing)" % PERSISTENT
+    else:
+        journal = "its journal did not get to the disk"
+    return "the trial boot left no trace: %s, and %s; look at the console" % (pstore, journal)
+
+
+def _has_pstore(root):
+    mounted = hostfile.read(topology.at(root, "/sys/module/pstore/parameters/backend")) or ""
+    return mounted.strip() not in ("", "(null)")

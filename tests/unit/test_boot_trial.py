@@ -1,0 +1,340 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A trial from arming to its end, on the tree of a Debian host whose boots the tests play through."""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import boot_tree
+import pytest
+from boot_tree import BOOT_IDS, NEW, STOCK
+
+from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile
+from ansible_collections.fastsocket.fleet.plugins.module_utils.boot import (
+    deadman,
+    evidence,
+    grub2,
+    kernels,
+    trial,
+)
+from ansible_collections.fastsocket.fleet.plugins.module_utils.errors import FleetError
+
+BOOTS = deadman.BOOTS.lstrip("/")
+
+
+@pytest.fixture
+def root(tmp_path):
+    return boot_tree.debian(tmp_path)
+
+
+@pytest.fixture
+def armed(root):
+    """The host after arming a trial; returns the trial."""
+    return trial.settle("armed", NEW, seconds=300, root=root)["trial"]
+
+
+def record(root, boot, what, kernel):
+    with open(Path(root) / BOOTS, "a") as handle:
+        handle.write(f"\n{BOOT_IDS[boot]} {kernel} {what} {1000 + boot}\n")
+
+
+def boots_trial(root, armed, boot=1):
+    """The trial boots, as GRUB and the deadman leave it."""
+    boot_tree.running(root, NEW, boot, f"fastsocket.trial={armed['id']} panic=10")
+    boot_tree.environment(root, next_entry="")
+    record(root, boot, "trial", NEW)
+
+
+def boots_stock(root, boot=2):
+    boot_tree.running(root, STOCK, boot)
+    boot_tree.environment(root, next_entry="")
+    record(root, boot, "other", STOCK)
+
+
+def shown(root):
+    return trial.info(root=root)["trial"]
+
+
+def ours(root):
+    """What of ours is on the host, its record left out."""
+    return [name for name in boot_tree.snapshot(root) if "fastsocket" in name and "boot.json" not in name]
+
+
+def test_armed(root):
+    before = boot_tree.snapshot(root)
+    predicted = trial.settle("armed", NEW, ["debug"], root=root, check=True)
+    assert predicted["changed"] and predicted["trial"] is None and boot_tree.snapshot(root) == before
+    found = trial.settle("armed", NEW, ["debug"], root=root)
+    assert [row["path"] for row in found["changes"]] == [
+        re.sub(r"deadman-\w+", "deadman-" + found["trial"]["id"], row["path"]) for row in predicted["changes"]]
+    assert found["changes"][-1] == {
+        "path": "/boot/grub/grubenv next_entry", "before": None, "after": "fastsocket-trial"}
+    one = found["trial"]
+    assert re.fullmatch(r"[0-9a-f]{12}", one["id"])
+    assert one == {"id": one["id"], "kernel": NEW, "stock": STOCK, "state": "armed", "arguments": ["debug"],
+                   "seconds": 600, "armed_boot_id": BOOT_IDS[0], "boots": [], "reason": None, "evidence": []}
+    assert found["default"]["kernel"] == STOCK and found["problems"] == []
+    after = boot_tree.snapshot(root)
+    again = trial.settle("armed", NEW, ["debug"], root=root)
+    assert (again["changed"], again["changes"], again["trial"]) == (False, [], one)
+    assert boot_tree.snapshot(root) == after
+    for link in deadman.LINKS:
+        assert after[link.lstrip("/")] == deadman.UNIT
+
+
+def test_a_watchdog_is_used_where_there_is_one(root):
+    (Path(root) / "sys/class/watchdog/watchdog0").mkdir(parents=True)
+    trial.settle("armed", NEW, ["panic=3"], root=root)
+    words = trial.find_loader(root).by_id("fastsocket-trial")["arguments"]
+    assert words[-2:] == [kernels.WATCHDOG_ARGUMENT, "panic=3"]     # the operator's win
+
+
+def test_armed_anew(root, armed):
+    """Other values replace a trial that was not booted yet."""
+    second = trial.settle("armed", NEW, seconds=900, root=root)["trial"]
+    assert second["id"] != armed["id"] and second["seconds"] == 900
+    assert [name for name in ours(root) if "deadman-" in name] == [f"usr/lib/fastsocket/deadman-{second['id']}"]
+
+
+def test_committed(root, armed):
+    boots_trial(root, armed)
+    found = trial.info(root=root)
+    assert found["trial"]["state"] == "running" and found["default"]["kernel"] == STOCK
+    assert found["trial"]["boots"] == [{"boot_id": BOOT_IDS[1], "kernel": NEW, "trial": True, "time": 1001}]
+    before = boot_tree.snapshot(root)
+    assert trial.settle("committed", NEW, root=root, check=True)["changed"] and boot_tree.snapshot(root) == before
+    found = trial.settle("committed", NEW, root=root)
+    assert found["default"] == {"id": boot_tree.entry_id(NEW), "kernel": NEW} and found["problems"] == []
+    assert (found["trial"]["state"], len(found["trial"]["boots"]), found["trial"]["reason"]) == ("committed", 1, None)
+    assert ours(root) == []
+    text = (Path(root) / "boot/grub/custom.cfg").read_text()
+    assert "menuentry" not in text and "panic" not in text
+    assert trial.settle("committed", root=root)["changed"] is False
+    boot_tree.running(root, NEW, 2)     # the ordinary entry
+    assert trial.settle("committed", NEW, root=root)["changed"] is False
+    assert trial.settle("released", root=root)["trial"] is None
+    assert trial.info(root=root)["default"]["kernel"] == STOCK
+
+
+def test_back_to_stock_by_the_same_way(root, armed):
+    boots_trial(root, armed)
+    trial.settle("committed", root=root)
+    boot_tree.running(root, NEW, 2)
+    back = trial.settle("armed", STOCK, root=root)
+    assert (back["trial"]["kernel"], back["trial"]["stock"], back["default"]["kernel"]) == (STOCK, NEW, NEW)
+    boot_tree.running(root, STOCK, 3, f"fastsocket.trial={back['trial']['id']}")
+    boot_tree.environment(root, next_entry="")
+    assert trial.settle("committed", STOCK, root=root)["default"]["kernel"] == STOCK
+    assert trial.settle("released", root=root)["default"] == {"id": boot_tree.DEFAULT_ID, "kernel": STOCK}
+    assert not (Path(root) / "boot/grub/custom.cfg").exists()
+
+
+def test_committed_without_a_trial(root):
+    assert trial.settle("committed", root=root)["default"]["id"] == boot_tree.entry_id(STOCK)
+    with pytest.raises(FleetError, match=f"{NEW} is not committed: {STOCK} runs"):
+        trial.settle("committed", NEW, root=root)
+
+
+@pytest.mark.parametrize(("play", "reason"), [
+    ((), "never came to a writable root file system: it panicked"),
+    (("trial",), "was rebooted, crashed or lost power before the commit"),
+    (("trial", "fired"), "nobody committed it within 300 s"),
+])
+def test_fell_back(root, armed, play, reason):
+    for what in play:
+        record(root, 1, what, NEW)
+    boots_stock(root)
+    one = shown(root)
+    assert one["state"] == "fell_back" and reason in one["reason"]
+    assert [boot["trial"] for boot in one["boots"]] == ([True, False] if play else [False])
+    with pytest.raises(FleetError, match=f"{NEW} is not committed: {STOCK} runs .*{reason}"):
+        trial.settle("committed", NEW, root=root)
+    with pytest.raises(FleetError, match="fell back .* disarm it before"):
+        trial.settle("armed", NEW, root=root)
+    over = trial.settle("disarmed", root=root)
+    assert (over["trial"]["state"], over["trial"]["reason"]) == ("disarmed", one["reason"])
+    assert over["trial"]["boots"] == one["boots"] and over["default"]["kernel"] == STOCK and ours(root) == []
+    assert trial.settle("disarmed", root=root)["changed"] is False
+    assert trial.settle("armed", NEW, root=root)["trial"]["state"] == "armed"
+
+
+def test_a_trial_that_boots_again_and_again(root, armed):
+    for boot in (1, 2):
+        record(root, boot, "trial", NEW)
+    with open(Path(root) / BOOTS, "a") as handle:
+        handle.write("cut sho")
+    boots_stock(root, 3)
+    assert [boot["boot_id"] for boot in shown(root)["boots"]] == BOOT_IDS[1:4]
+
+
+def test_the_file_that_is_not_there_is_named(root, armed):
+    os.unlink(f"{root}/boot/vmlinuz-{NEW}")
+    boots_stock(root)
+    assert f"/boot/vmlinuz-{NEW}, the kernel of the entry" in shown(root)["reason"]
+
+
+def test_expired(root, armed):
+    """The deadman took it back, or somebody else did."""
+    boot_tree.environment(root, next_entry="")
+    assert shown(root)["state"] == "expired" and "within 300 s" in shown(root)["reason"]
+    record(root, 0, "expired", STOCK)
+    os.unlink(root + deadman.script_path(armed))
+    boot_tree.running(root, STOCK, 1)
+    assert shown(root)["state"] == "expired"
+    assert trial.settle("armed", NEW, root=root)["trial"]["state"] == "armed"
+    assert shown(root)["boots"] == []
+
+
+def test_who_comes_in_between(root, armed):
+    with pytest.raises(FleetError, match="is armed: commit or disarm it"):
+        trial.settle("pinned", root=root)
+    with pytest.raises(FleetError, match=f"the trial of {NEW} is armed"):
+        trial.settle("committed", STOCK, root=root)
+    boots_trial(root, armed)
+    with pytest.raises(FleetError, match="this boot is the trial of"):
+        trial.settle("armed", STOCK, root=root)
+    with pytest.raises(FleetError, match=f"{STOCK} is not committed: {NEW} runs"):
+        trial.settle("committed", STOCK, root=root)
+    boot_tree.running(root, NEW, 1)
+    boot_tree.write(root, deadman.FIRED)
+    boot_tree.running(root, NEW, 1, f"fastsocket.trial={armed['id']}")
+    with pytest.raises(FleetError, match="its deadman has fired and this host is rebooting"):
+        trial.settle("committed", NEW, root=root)
+    assert shown(root)["state"] == "running"
+
+
+def test_a_commit_waits_for_the_lock_and_sees_what_happened(root, armed, monkeypatch):
+    boots_trial(root, armed)
+    handle = os.open(root + deadman.LOCK, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    monkeypatch.setattr(trial, "LOCK_S", 0.3)
+    with pytest.raises(FleetError, match="another run holds"):
+        trial.settle("committed", NEW, root=root)
+    monkeypatch.setattr(trial, "LOCK_S", 20)
+    timer = threading.Timer(0.3, boot_tree.write, (root, deadman.FIRED))
+    timer.start()
+    with pytest.raises(FleetError, match="has fired and this host is rebooting"):
+        trial.settle("committed", NEW, root=root)
+    os.unlink(root + deadman.FIRED)
+    threading.Timer(0.3, os.close, (handle,)).start()
+    assert trial.settle("committed", NEW, root=root)["trial"]["state"] == "committed"
+
+
+@pytest.mark.parametrize("reboots", [False, True])
+def test_a_commit_that_was_cut_short_is_finished(root, armed, monkeypatch, reboots):
+    """After the default was set: until the deadman fires the commit goes on, and after that the new kernel boots."""
+    boots_trial(root, armed)
+
+    def dies(*dummy):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(deadman, "apply", dies)
+        with pytest.raises(KeyboardInterrupt):
+            trial.settle("committed", NEW, root=root)
+    assert deadman.is_open(armed, root) and shown(root)["state"] == "running"
+    if reboots:
+        boot_tree.running(root, NEW, 2)
+    assert trial.settle("committed", NEW, root=root)["trial"]["state"] == "committed" and ours(root) == []
+    assert trial.info(root=root)["default"]["kernel"] == NEW
+
+
+@pytest.mark.parametrize("where", ["deadman", "loader", "once"])
+def test_arming_that_fails_leaves_nothing(root, monkeypatch, where):
+    """Also when it fails at the last step, the environment block: nothing is armed, nothing of ours is left."""
+    before = boot_tree.snapshot(root)
+
+    def fails(*dummy):
+        raise OSError(28, "No space left on device")
+
+    target = {"deadman": (deadman, "start"), "loader": (grub2.loader, "write_file"), "once": (grub2.grubenv, "write")}
+    real, calls = grub2.loader.write_file, []
+
+    def full(change, root):
+        calls.append(change)
+        return fails() if change["path"].endswith("custom.cfg") and change["after"] else real(change, root)
+
+    monkeypatch.setattr(*target[where], full if where == "loader" else fails)
+    with pytest.raises(FleetError, match="No space left on device; nothing is armed"):
+        trial.settle("armed", NEW, root=root)
+    monkeypatch.undo()
+    assert boot_tree.snapshot(root) == before
+    assert trial.info(root=root)["trial"] is None
+
+
+def test_a_loader_that_does_not_take_it(root, monkeypatch):
+    """What was written is read back."""
+    monkeypatch.setattr(grub2, "PIN", re.compile("never"))
+    edit = Path(root) / "boot/grub/grub.cfg"
+    edit.write_text(edit.read_text() + "\nset default=3\n")
+    with pytest.raises(FleetError, match="the default of grub2 is .*, not gnulinux-advanced.* as was just set"):
+        trial.settle("pinned", root=root)
+
+
+def test_a_damaged_record(root):
+    boot_tree.write(root, trial.STATE, "{")
+    with pytest.raises(FleetError, match="boot.json is not JSON"):
+        trial.info(root=root)
+
+
+# ---- what is left behind ---------------------------------------------------
+
+
+def test_evidence(root, armed):
+    boots_stock(root)
+    assert shown(root)["evidence"] == [
+        "the trial boot left no trace: this machine has no pstore, and it ended before its system started, so it has "
+        "no journal; look at the console"]
+    old = boot_tree.write(root, "/sys/fs/pstore/dmesg-efi-1", "older\n")
+    os.utime(old, (1, 1))
+    assert "no trace" in shown(root)["evidence"][0]
+    boot_tree.write(root, "/var/lib/systemd/pstore/17/dmesg.txt", "\n".join(f"line {n}" for n in range(50)) + "\n\n")
+    assert shown(root)["evidence"] == [f"line {n}" for n in range(20, 50)]
+    assert trial.settle("disarmed", root=root)["trial"]["evidence"][-1] == "line 49"
+
+
+def test_no_evidence_says_why(root):
+    def why(*boot_ids):
+        return evidence.collect(0, boot_ids, root)[0]
+
+    boot_tree.write(root, "/sys/module/pstore/parameters/backend", "efi_pstore\n")
+    assert "no record in pstore, and it ended before" in why()
+    assert "journals are not kept here (/var/log/journal is missing)" in why(BOOT_IDS[1])
+    (Path(root) / "var/log/journal").mkdir(parents=True)
+    assert "its journal did not get to the disk" in why(BOOT_IDS[1])
+
+
+# ---- the deadman's texts ---------------------------------------------------
+
+
+def test_the_deadman_is_sound_shell(root, armed, tmp_path):
+    script = root + deadman.script_path(armed)
+    subprocess.run(["sh", "-n", script], check=True)
+    subprocess.run(["shellcheck", script], check=True)
+    text = Path(script).read_text()
+    assert f"trial={armed['id']} armed_boot={BOOT_IDS[0]} seconds=300" in text
+    assert "grub-editenv /boot/grub/grubenv unset next_entry" in text
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+def test_the_deadmans_unit_is_sound(tmp_path):
+    unit = tmp_path / deadman.NAME
+    unit.write_text(deadman.UNIT_TEXT.format(script="/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", unit], stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+    assert deadman.NAME not in done.stdout, done.stdout
+
+
+def test_changes_are_what_was_written(root):
+    found = trial.settle("armed", NEW, root=root)
+    for row in found["changes"]:
+        path = Path(root) / row["path"].lstrip("/")
+        if path.is_symlink():
+            assert os.readlink(path) == row["after"]
+        elif " " not in row["path"]:
+            assert hostfile.read(str(path)) == row["after"] and row["before"] is None
