@@ -33,7 +33,6 @@ ERRNO_KIND = {errno.ECONNREFUSED: "refused", errno.ECONNRESET: "reset", errno.EP
               errno.ETIMEDOUT: "timeout", errno.EADDRNOTAVAIL: "no_port"}
 ALLOWED = [ipaddress.ip_network(net) for net in ("127.0.0.0/8", "::1/128", "10.99.0.0/16")]
 SLOW_CONNECT = 0.9      # s. A lost SYN is repeated after 1 s (RFC 6298, section 2.1): it shows as a slow connect.
-PROBE_SILENCE = 0.25    # s between connect and the request of a probe
 LATE = 0.25             # s. Starts later than this are dropped and counted (`skipped`): a burst is another load.
 READY = 30.0            # s that the targets have to answer for the first time
 COUNTERS = ("started", "ok", "failed", "no_port", "skipped", "slow_connect", "probes", "probe_ok", "probe_failed")
@@ -156,7 +155,7 @@ class Worker:
         conn = Connection(sock, target, probe, now)
         self.live[conn.fd] = conn
         self.epoll.register(conn.fd, EVENTS)
-        wait = PROBE_SILENCE if probe else 0
+        wait = self.args.probe_silence if probe else 0
         self.deadlines[probe].append((now + wait + self.args.timeout, conn))
         if probe:
             self.silent.append((now + wait, conn))
@@ -348,8 +347,10 @@ def parse_args(argv):
     add("--target", action="append", required=True, type=parse_target, metavar="NAME=ADDRESS:PORT", dest="targets")
     add("--rate", type=number(0, 20000), default=250, help="requests a second for each target (default 250)")
     add("--probe-rate", type=number(0, 1000), default=0, help="probe connections a second for each target (default 0)")
+    add("--probe-silence", type=number(0, 30), default=0.25,
+        help="seconds between connect and request of a probe (default 0.25)")
     add("--probe-control", metavar="FILE", help="probes run while this file holds 1; without it, always")
-    add("--duration", type=number(0.1, 900), default=900, help="seconds, at most 900 (default)")
+    add("--duration", type=number(0.1, 3600), default=900, help="seconds, at most 3600 (default 900)")
     add("--timeout", type=number(0.1, 60), default=5, help="seconds for connect and response together (default 5)")
     add("--procs", type=number(1, 64, int), default=1, help="processes that share the rate (default 1)")
     add("--out", default="-", metavar="FILE", help="where the lines go (default: standard output)")

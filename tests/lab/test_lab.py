@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
 """The lab, for real: boots hosts, looks at them from inside and outside, and breaks `up` half way. Needs root."""
-import contextlib
 import json
 import os
 import shutil
@@ -11,11 +10,10 @@ import sys
 import time
 
 import pytest
+from labcalls import LAB, lab, namespaces, processes, traces
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the lab needs root")
 
-LAB = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lab")
-RUN = "/run/fastsocket-lab"
 NAME = f"t{os.getpid()}"
 
 GETFD = """
@@ -38,13 +36,6 @@ for path in ("", "slow"):
 """
 
 
-def lab(*args, check=True, **options):
-    done = subprocess.run([LAB, *args], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          stdin=subprocess.DEVNULL, check=False, timeout=300, **options)
-    assert not check or done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 def ssh(command, login="root", name=NAME, check=True):
     return lab("ssh", "--name", name, "--login", login, "web", command, check=check)
 
@@ -54,37 +45,6 @@ def write_spec(folder, lab_name=NAME, **host):
     path.write_text(json.dumps({"name": lab_name, "network": "10.98.0.0/24", "host": [
         {"name": "web", "address": ["10.98.0.2", "10.98.0.3"], "profile": "nginx", "queues": 3} | host]}))
     return str(path)
-
-
-def processes(name):
-    """pid -> net namespace of the lab's living processes, found by cgroup or by the lab's path in the command line."""
-    found = {}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            with open(f"/proc/{pid}/cgroup", encoding="utf-8") as groups, open(f"/proc/{pid}/cmdline", "rb") as command:
-                text = groups.read() + command.read().decode(errors="replace")
-            if f"fastsocket-lab/{name}/" in text + "/" and int(pid) != os.getpid():
-                found[int(pid)] = os.readlink(f"/proc/{pid}/ns/net")
-    return found
-
-
-def traces(name):
-    """What the machine shows of a lab: all of it must be gone afterwards."""
-    with open("/proc/self/mountinfo", encoding="utf-8") as file:
-        mounts = [line for line in file if "fastsocket-lab" in line or f"/{name}" in line]
-    groups = subprocess.run(["find", "/sys/fs/cgroup", "-type", "d", "-path", f"*fastsocket-lab/{name}*"],
-                            stdout=subprocess.PIPE, text=True, check=False).stdout.split()
-    folders = [path for path in (f"{RUN}/{name}", f"/run/systemd/nspawn/propagate/{name}-web") if os.path.exists(path)]
-    return {"mounts": mounts, "cgroups": groups, "links": sorted(os.listdir("/sys/class/net")), "folders": folders,
-            "processes": processes(name)}
-
-
-def namespaces():
-    found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            found.add(os.readlink(f"/proc/{pid}/ns/net"))
-    return found
 
 
 @pytest.fixture(scope="module", name="up")
@@ -239,7 +199,11 @@ def test_busy_name_is_refused(begun, tmp_path):
 
 @pytest.mark.parametrize("change, words", [
     ({"profile": "apache"}, "profile 'apache' is unknown"),
-    ({"kind": "vm"}, "kind 'vm' is unknown"),
+    ({"kind": "jail"}, "kind 'jail' is unknown"),
+    ({"cpus": 4}, "{'cpus': 4} is for kind vm"),
+    ({"kind": "vm", "memory": 64}, "memory is 64, must be 384"),
+    ({"kind": "vm", "cpus": 0}, "cpus is 0, must be 1"),
+    ({"kind": "vm", "bind": ["/etc:/x"]}, "a virtual machine sees no path of the machine"),
     ({"queues": 0}, "queues is 0"),
     ({"queues": "two"}, "queues is 'two'"),
     ({"address": ["10.97.0.2"]}, "must be an address of 10.98.0.0/24"),

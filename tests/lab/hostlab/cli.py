@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
-"""The command line: lab up | down | status | exec | run | ssh | root."""
+"""The command line: lab up | down | status | exec | run | ssh | console | monitor | root."""
 import argparse
 import json
 import os
 import signal
 import sys
 
-from hostlab import container, lab, machine, root, spec, state
+from hostlab import container, guest, lab, machine, root, spec, state, vm
+from hostlab.anyhost import AnyHost, in_network
 from hostlab.errors import LabError
 from hostlab.kinds import KINDS
 
@@ -15,8 +16,8 @@ DEFAULT_SPEC = os.path.join(spec.LAB, "specs", "demo.toml")
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="lab", description="Container hosts with real systemd, SSH and NIC queues, "
-                                     "in a network of their own. Needs root.")
+    parser = argparse.ArgumentParser(prog="lab", description="Containers and virtual machines with real systemd, SSH "
+                                     "and NIC queues, in a network of their own. Needs root.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, text: str, named: bool = True):
@@ -38,7 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("status", "show one lab, or all")
     sub.add_argument("--json", action="store_true", help="as JSON")
     for name, text in (("exec", "run a command as root inside a host, without SSH"),
-                       ("ssh", "log in to a host, or run a command there")):
+                       ("ssh", "log in to a host, or run a command there"),
+                       ("monitor", "tell a virtual machine's QEMU: COMMAND [JSON], as system_reset, stop, cont, quit")):
         sub = command(name, text)
         if name == "ssh":
             sub.add_argument("-l", "--login", default="root", help="root (default), ops (may use sudo) or nosudo")
@@ -46,10 +48,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("cmd", nargs=argparse.REMAINDER)
     sub = command("run", "run a command of the controller in the lab's network")
     sub.add_argument("cmd", nargs=argparse.REMAINDER)
+    command("console", "follow what a host writes to its console").add_argument("host")
     command("root", "make the hosts' root file system now and print where it is", named=False)
-    sub = commands.add_parser("_host")
-    sub.add_argument("name")
-    sub.add_argument("host")
+    for name in ("_host", "_furnish", "_guest"):  # how the lab calls itself
+        sub = commands.add_parser(name)
+        sub.add_argument("name")
+        sub.add_argument("host")
+        sub.add_argument("cmd", nargs=argparse.REMAINDER)
     return parser
 
 
@@ -72,11 +77,11 @@ def _command(args) -> list[str]:
     return args.cmd[1:] if args.cmd[:1] == ["--"] else args.cmd
 
 
-def _host(args, name: str) -> str:
-    hosts = [host["name"] for host in state.read(name)["spec"]["host"]]
-    if args.host not in hosts:
-        raise LabError(f"lab {name} has no host {args.host}, it has {', '.join(hosts)}")
-    return args.host
+def _running(args, name: str) -> AnyHost:
+    host = lab.member(name, args.host)
+    if not host.pid():
+        raise LabError(f"host {args.host} of lab {name} is not running")
+    return host
 
 
 def _become(name: str, argv: list[str]) -> None:
@@ -92,8 +97,8 @@ def _become(name: str, argv: list[str]) -> None:
 
 
 def _up(args) -> int:
-    machine.need_tools()
     chosen = spec.load(args.spec or DEFAULT_SPEC, KINDS, args.name, args.bind)
+    machine.need_tools({tool: package for host in chosen.host for tool, package in KINDS[host.kind].TOOLS.items()})
     lab.up(chosen, _say(chosen.name))
     return 0
 
@@ -128,14 +133,36 @@ def _status(args) -> int:
 
 def _exec(args) -> int:
     name = _pick(args)
-    _become(name, container.enter(name, _host(args, name), _command(args) or ["bash", "-l"]))
+    _become(name, _running(args, name).enter(_command(args) or ["bash", "-l"]))
+    return 0
+
+
+def _monitor(args) -> int:
+    name, words = _pick(args), _command(args)
+    if not 1 <= len(words) <= 2:
+        raise LabError("monitor: give a command, and arguments as JSON if it has any: lab monitor HOST system_reset")
+    host = _running(args, name)
+    if host.host.kind != "vm":
+        raise LabError(f"host {args.host} is a {host.host.kind}, only a vm has a monitor")
+    try:
+        arguments = json.loads(words[1]) if len(words) > 1 else {}
+    except ValueError as err:
+        raise LabError(f"monitor: {words[1]!r} is no JSON: {err}") from err
+    with guest.monitor(os.path.join(host.place, "monitor")) as lines:
+        print(json.dumps(lines.call(words[0], **arguments), indent=2))
+    return 0
+
+
+def _console(args) -> int:
+    name = _pick(args)
+    _become(name, ["tail", "-n", "+1", "-F", lab.member(name, args.host).log])
     return 0
 
 
 def _ssh(args) -> int:
     name = _pick(args)
-    _become(name, [*container.in_network(name), "ssh", "-F", state.folder(name, "ssh_config"), "-l", args.login,
-                   _host(args, name), *_command(args)])
+    _become(name, [*in_network(name), "ssh", "-F", state.folder(name, "ssh_config"), "-l", args.login,
+                   lab.member(name, args.host).host.name, *_command(args)])
     return 0
 
 
@@ -143,12 +170,12 @@ def _run(args) -> int:
     name = _pick(args)
     if not _command(args):
         raise LabError("run: give a command: lab run -- CMD...")
-    _become(name, [*container.in_network(name), *_command(args)])
+    _become(name, [*in_network(name), *_command(args)])
     return 0
 
 
 def _root(_args) -> int:
-    machine.need_tools()
+    machine.need_tools(KINDS["container"].TOOLS)
     print(root.ensure(_say("root")))
     return 0
 
@@ -160,8 +187,17 @@ def _inside(args) -> int:
     return 1
 
 
+def _furnish(args) -> int:
+    lab.member(args.name, args.host).furnish()
+    return 0
+
+
+def _guest(args) -> int:
+    return vm.in_guest(args.name, args.host, args.cmd)
+
+
 COMMANDS = {"up": _up, "down": _down, "status": _status, "exec": _exec, "ssh": _ssh, "run": _run, "root": _root,
-            "_host": _inside}
+            "console": _console, "monitor": _monitor, "_host": _inside, "_furnish": _furnish, "_guest": _guest}
 
 
 def _stop(number, _frame):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
-"""Kinds of host: a class with __init__(spec, host, root), start(), ready() and stop(), as container.Container is."""
+"""Kinds of host: each a class like anyhost.AnyHost."""
 from hostlab.container import Container
+from hostlab.vm import VirtualMachine
 
-KINDS = {"container": Container}
+KINDS = {"container": Container, "vm": VirtualMachine}

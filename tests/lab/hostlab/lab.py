@@ -8,6 +8,7 @@ import subprocess
 import time
 
 from hostlab import machine, root, state
+from hostlab.anyhost import AnyHost
 from hostlab.errors import LabError
 from hostlab.kinds import KINDS
 from hostlab.spec import Host, Spec
@@ -24,6 +25,9 @@ def up(spec: Spec, say) -> None:
             say("was up or half up: down first")
             _down(spec.name)
         place = root.ensure(say)
+        for name, kind in KINDS.items():
+            if chosen := [host for host in spec.host if host.kind == name]:
+                kind.prepare(chosen, place, say)
         begin = time.monotonic()
         try:
             _up(spec, place, say, begin)
@@ -40,9 +44,9 @@ def _up(spec: Spec, place: str, say, begin: float) -> None:
     machine.raise_flows()
     state.write_access(spec, place)
     _network(spec)
-    hosts = [KINDS[host.kind](spec, host, place) for host in spec.host]
+    hosts = _members(spec, place)
     for host in hosts:
-        os.mkdir(state.folder(spec.name, host.host.name))
+        os.mkdir(host.place)
         host.start()
     say(f"network {spec.network} and {len(hosts)} hosts started after {time.monotonic() - begin:.1f} s")
     waiting, took = list(hosts), {}
@@ -93,7 +97,7 @@ def _down(name: str) -> None:
     """An orderly end for hosts that were up, then SIGKILL for whatever is left in the lab's cgroup."""
     with contextlib.suppress(LabError):
         record = state.read(name)
-        hosts = [KINDS[host["kind"]](spec_of(record), Host(**host), record["root"]) for host in record["spec"]["host"]]
+        hosts = _members(spec_of(record), record["root"])
         if record["status"] == "up":
             for host in hosts:
                 host.stop()
@@ -106,6 +110,19 @@ def _down(name: str) -> None:
     machine.restore_flows()
 
 
+def _members(spec: Spec, place: str) -> list[AnyHost]:
+    return [KINDS[host.kind](spec, host, place) for host in spec.host]
+
+
+def member(name: str, host: str) -> AnyHost:
+    """A host of a lab that is up."""
+    record = state.read(name)
+    hosts = {one.host.name: one for one in _members(spec_of(record), record["root"])}
+    if host not in hosts:
+        raise LabError(f"lab {name} has no host {host}, it has {', '.join(hosts)}")
+    return hosts[host]
+
+
 def spec_of(record: dict) -> Spec:
     spec = Spec(**record["spec"])
     spec.host = [Host(**host) for host in record["spec"]["host"]]
@@ -116,8 +133,8 @@ def status(name: str) -> dict:
     """What `status --json` prints. Status is up, starting (or its `up` was killed), or broken (a host has died)."""
     record = state.read(name)
     hosts = {}
-    for host in spec_of(record).host:
-        pid = machine.leader(name, host.name)
+    for one in _members(spec_of(record), record["root"]):
+        pid, host = one.pid(), one.host
         hosts[host.name] = {"running": bool(pid), "pid": pid, "address": host.address, "profile": host.profile,
                             "queues": host.queues, "kind": host.kind}
     broken = record["status"] == "up" and not all(host["running"] for host in hosts.values())

@@ -14,8 +14,8 @@ import zlib
 from hostlab.errors import LabError
 
 RUN = "/run/fastsocket-lab"
-TOOLS = {  # command -> Debian package
-    "systemd-nspawn": "systemd-container", "ip": "iproute2", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
+TOOLS = {  # command -> Debian package; those of one kind of host are in its class
+    "ip": "iproute2", "ssh": "openssh-client", "ssh-keygen": "openssh-client",
     "unshare": "util-linux", "nsenter": "util-linux", "setpriv": "util-linux", "mount": "mount",
     "mmdebstrap": "mmdebstrap",
 }
@@ -29,9 +29,10 @@ def need_root() -> None:
         raise LabError("must run as root (mounts, namespaces, cgroups): use sudo")
 
 
-def need_tools() -> None:
+def need_tools(more: dict[str, str]) -> None:
+    """LabError names the packages of what is missing of TOOLS and MORE."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = {package: tool for tool, package in TOOLS.items() if not shutil.which(tool, path=path)}
+    missing = {package: tool for tool, package in (TOOLS | more).items() if not shutil.which(tool, path=path)}
     if missing:
         raise LabError(f"{', '.join(missing.values())} not found: apt-get install {' '.join(missing)}")
     os.environ["PATH"] = path

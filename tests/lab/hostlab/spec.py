@@ -20,13 +20,18 @@ RESERVED = ("br0", "lo", "controller", "all", "lab", "localhost")
 
 @dataclasses.dataclass
 class Host:
-    """One host. ADDRESS: SSH uses the first. QUEUES: rx and tx queues of its NIC. BIND: "SRC:DST", read-only."""
+    """One host. ADDRESS: SSH uses the first. QUEUES: rx and tx queues of its NIC. BIND: "SRC:DST", read-only.
+
+    CPUS and MEMORY (MiB) are those of a virtual machine. None: its kind says what is right.
+    """
     name: str
     address: list[str]
     profile: str = "bare"
-    queues: int = dataclasses.field(default_factory=lambda: os.cpu_count() or 1)
+    queues: int | None = None
     bind: list[str] = dataclasses.field(default_factory=list)
     kind: str = "container"
+    cpus: int | None = None
+    memory: int | None = None
 
 
 @dataclasses.dataclass
@@ -81,7 +86,7 @@ def _build(cls, raw, where: str):
     for key, value in raw.items():
         if key not in fields:
             raise LabError(f"{where}: unknown key {key!r}, known are {', '.join(fields)}")
-        wanted = {str: str, int: int}.get(fields[key].type, list)
+        wanted = {str: str, int | None: int}.get(fields[key].type, list)
         if not isinstance(value, wanted) or isinstance(value, bool):
             raise LabError(f"{where}: {key} is {value!r}, must be {'a list' if wanted is list else wanted.__name__}")
     for key, field in fields.items():
@@ -116,6 +121,8 @@ def _check(spec: Spec, where: str, kinds) -> None:
             refuse(f"host {host.name}: kind {host.kind!r} is unknown, known are {', '.join(kinds)}")
         if host.profile not in profiles:
             refuse(f"host {host.name}: profile {host.profile!r} is unknown, known are {', '.join(profiles)}")
+        if wrong := kinds[host.kind].settle(host):
+            refuse(f"host {host.name}: {wrong}")
         if not 1 <= host.queues <= 256:
             refuse(f"host {host.name}: queues is {host.queues}, must be 1 to 256")
         if not host.address:
