@@ -11,9 +11,9 @@ PYTHON := $(VENV)/bin/python
 export PATH := $(VENV)/bin:$(PATH)
 # The lab needs root: mounts, namespaces, cgroups.
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env env "PATH=$(PATH)" "HOME=$(HOME)")
-SUITES := lint unit c-test sanity integration molecule
+SUITES := lint unit c-test sanity kernel integration molecule
 
-.PHONY: help setup test lint unit c-test sanity integration molecule demo build hooks clean
+.PHONY: help setup test lint unit c-test sanity kernel test-kernel-debug integration molecule demo demo-kernel build hooks clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -36,6 +36,12 @@ c-test: setup ## the preload library's own tests
 sanity: setup ## ansible-test sanity with the oldest and the newest ansible-core
 	@tools/sanity $(VENV_OLDEST) $(VENV)
 
+kernel: setup ## our kernel on 2 to 24 emulated CPUs: the selftests, ours and its own; CPUS=2,4 for some
+	@kernel=$$(tools/kernel lab) && $(PYTHON) -m pytest tests/kernel --kernel "$$kernel" $(if $(CPUS),--cpus $(CPUS))
+
+test-kernel-debug: setup ## the same with lockdep, KASAN and PROVE_RCU, 4 CPUs; takes long, no part of `make test`
+	@kernel=$$(tools/kernel debug) && $(PYTHON) -m pytest tests/kernel --kernel "$$kernel" --flavour debug $(if $(CPUS),--cpus $(CPUS))
+
 integration: setup ## the tarball, and what needs the lab but no scenario
 	@$(ROOT) $(PYTHON) -m pytest tests/integration $(wildcard tests/lab)
 
@@ -44,6 +50,9 @@ molecule: setup ## every scenario in the lab; SCENARIOS="nic preload" for some
 
 demo: setup ## the whole path: stock, rolled out, switched off, rolled back, in one table
 	@$(ROOT) tests/demo/run
+
+demo-kernel: setup ## one load balancer in a VM: stock kernel, ours, stock again, in the same table
+	@$(ROOT) tests/demo/run kernel
 
 build: setup ## the collection's tarball in build/
 	@tools/build build
