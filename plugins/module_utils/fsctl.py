@@ -6,8 +6,10 @@ import argparse
 import json
 import os
 import sys
+import time
 
-from . import nic, preload, services, stats, switch, tables
+from . import kernelstats, nic, preload, services, stats, switch, tables, wrapping
+from .boot import trial
 from .errors import FleetError
 
 
@@ -17,26 +19,24 @@ def say(text, stream=None):
 
 
 def _services(names):
-    found = names or preload.wrapped_services()
+    found = names or wrapping.wrapped_services()
     if not found:
         raise FleetError("no service is wrapped on this host")
     return found
 
 
 def status(args):
-    wrapped = preload.wrapped_services()
+    wrapped = wrapping.wrapped_services()
     names = [services.name_of(name) for name in args.service] or wrapped
     found = {name: stats.read(name) for name in names}
     for name in names:
-        if not found[name] and not preload.wrapped(name):
+        if not found[name] and not wrapping.wrapped(name):
             raise FleetError("%s is not wrapped; wrapped are: %s" % (name, ", ".join(wrapped) or "none"))
+    kernel = kernelstats.read()
     if args.json:
-        say(json.dumps(found, indent=2, sort_keys=True))
-        return
-    if not names:
-        say("no service is wrapped on this host")
-    for name in names:
-        say("\n".join(tables.service_lines(name, found[name])))
+        say(json.dumps({"services": found, "kernel_stats": kernel}, indent=2, sort_keys=True))
+    else:
+        say("\n".join(tables.host_lines(found, kernel)))
 
 
 def turn(args):
@@ -71,11 +71,38 @@ def _report(result):
     say("%d values changed" % len(result["changes"]))
 
 
+def boot_status(args):
+    found = trial.info()
+    if args.json:
+        say(json.dumps(found, indent=2, sort_keys=True))
+        return
+    pinned = "pinned" if found["pinned"] else "not pinned"
+    say("%s runs; default of %s: %s (%s)" % (
+        found["kernel"], found["loader"] or "no loader", found["default"]["kernel"] or "not known", pinned))
+    one = found["trial"]
+    if one:
+        reason = ": " + one["reason"] if one["reason"] else ""
+        say("trial %s of %s: %s%s" % (one["id"], one["kernel"], one["state"], reason))
+        for boot in one["boots"]:
+            say("  %s  %s %s" % (time.strftime("%F %T", time.localtime(boot["time"])), boot["kernel"],
+                                 "(the trial)" if boot["trial"] else ""))
+        for line in one["evidence"]:
+            say("  | " + line)
+    for problem in found["problems"]:
+        say("no trial here: " + problem)
+
+
+def boot_disarm(dummy):
+    result = trial.settle("disarmed")
+    say("no trial is armed%s; the default is %s" % (
+        "" if result["changed"] else ", nor was one", result["default"]["kernel"] or "not known"))
+
+
 def parser():
     top = argparse.ArgumentParser(prog="fsctl", description="Per-core TCP on this host: look, off, on.")
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     commands.required = True
-    one = commands.add_parser("status", help="per-core table of the wrapped services")
+    one = commands.add_parser("status", help="per-core tables: the wrapped services, and what the kernel counted")
     one.add_argument("--json", action="store_true", help="as JSON")
     one.add_argument("service", nargs="*")
     one.set_defaults(run=status)
@@ -88,6 +115,12 @@ def parser():
     group.required = True
     group.add_parser("apply", help="plan anew and apply, as at boot").set_defaults(run=nic_apply)
     group.add_parser("undo", help="put back what was before the first apply").set_defaults(run=nic_undo)
+    group = commands.add_parser("boot", help="the kernel that is tried").add_subparsers(dest="what", metavar="WHAT")
+    group.required = True
+    one = group.add_parser("status", help="which kernel runs, which is the default, how the trial stands")
+    one.add_argument("--json", action="store_true", help="as JSON")
+    one.set_defaults(run=boot_status)
+    group.add_parser("disarm", help="end the trial: boot the default from now on").set_defaults(run=boot_disarm)
     return top
 
 

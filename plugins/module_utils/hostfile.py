@@ -58,6 +58,21 @@ def remove(path):
     return True
 
 
+def changes_of(wanted):
+    """Compare {path: text or None} with the host: [{path, before, after}]."""
+    return [{"path": path, "before": read(path), "after": text} for path, text in wanted.items()
+            if read(path) != text]
+
+
+def write_all(changes):
+    """Apply changes_of()."""
+    for change in changes:
+        if change["after"] is None:
+            remove(change["path"])
+        else:
+            write(change["path"], change["after"])
+
+
 def read_json(path, default=None):
     """Return the value in a JSON file, or `default` when there is no file. FleetError when it is damaged."""
     text = read(path)

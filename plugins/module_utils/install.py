@@ -13,12 +13,14 @@ from . import (
     fsctl,
     handover,
     hostfile,
+    kernelstats,
     leave,
     library,
     measure,
     nic,
     paths,
     preload,
+    sampling,
     services,
     settings,
     sockets,
@@ -28,12 +30,28 @@ from . import (
     systemd,
     tables,
     topology,
+    wrapping,
+)
+from .boot import (
+    bls,
+    deadman,
+    evidence,
+    grub2,
+    grubenv,
+    grubmenu,
+    grubscript,
+    kernels,
+    loader,
+    storage,
+    systemd_boot,
+    trial,
 )
 
 # Ansible sends a module only what it imports by name, so the list is written out; a test compares it with the folder.
 PARTS = (
-    cpulist, errors, fsctl, handover, hostfile, leave, library, measure, nic, paths, preload, services, settings,
-    sockets, stats, steering, switch, systemd, tables, topology)
+    cpulist, errors, fsctl, handover, hostfile, kernelstats, leave, library, measure, nic, paths, preload, sampling,
+    services, settings, sockets, stats, steering, switch, systemd, tables, topology, wrapping,
+    bls, deadman, evidence, grub2, grubenv, grubmenu, grubscript, kernels, loader, storage, systemd_boot, trial)
 FOLDER = paths.LIB + "/python/fastsocket_fleet"
 COMMAND = """#!%s
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -49,10 +67,11 @@ sys.exit(fsctl.main())
 
 def files():
     """Return {path: text} of the installation."""
-    found = {FOLDER + "/__init__.py": paths.MADE_BY}
+    found = {}
     for part in PARTS + (sys.modules[__name__],):
-        name = part.__name__.rpartition(".")[2]
-        found["%s/%s.py" % (FOLDER, name)] = inspect.getsource(part)
+        path = "%s/%s.py" % (FOLDER, part.__name__[len(__package__) + 1:].replace(".", "/"))
+        found["%s/__init__.py" % os.path.dirname(path)] = paths.MADE_BY
+        found[path] = inspect.getsource(part)
     found[paths.FSCTL] = COMMAND % (sys.executable, paths.MADE_BY, os.path.dirname(FOLDER))
     return found
 
@@ -60,11 +79,10 @@ def files():
 def install(state, check_mode):
     """Make the host have (present) or not have (absent) fsctl. Parts of another version are removed."""
     wanted = files() if state == "present" else dict.fromkeys(files())
-    if os.path.isdir(FOLDER):
-        for name in os.listdir(FOLDER):
-            if not os.path.isdir(os.path.join(FOLDER, name)):
-                wanted.setdefault(os.path.join(FOLDER, name), None)
-    changes = preload.changes_of(wanted)
+    for folder, dummy, names in os.walk(FOLDER):
+        for name in names if os.path.basename(folder) != "__pycache__" else ():
+            wanted.setdefault(os.path.join(folder, name), None)
+    changes = hostfile.changes_of(wanted)
     if not check_mode:
         for change in changes:
             if change["after"] is None:
@@ -72,8 +90,8 @@ def install(state, check_mode):
             else:
                 hostfile.write(change["path"], change["after"], 0o755 if change["path"] == paths.FSCTL else 0o644)
         if state == "absent":
-            shutil.rmtree(FOLDER + "/__pycache__", ignore_errors=True)
-            for folder in (FOLDER, os.path.dirname(FOLDER), paths.LIB):
+            shutil.rmtree(FOLDER, ignore_errors=True)   # what Python left there
+            for folder in (os.path.dirname(FOLDER), paths.LIB):
                 if os.path.isdir(folder) and not os.listdir(folder):
                     os.rmdir(folder)
     return {"changed": bool(changes), "changes": [

@@ -5,7 +5,7 @@
 import socket
 import time
 
-from . import hostfile, preload, services, sockets, stats
+from . import hostfile, kernelstats, sampling, services, sockets, stats, wrapping
 from .errors import FleetError
 
 NETSTAT = {"Tcp": ("ActiveOpens", "PassiveOpens", "AttemptFails", "EstabResets", "CurrEstab"),
@@ -37,8 +37,8 @@ def softnet(root="/"):
 
 
 def sample(service, seconds):
-    """Read the locality of a service's live sockets from outside for `seconds`; see sockets.sample()."""
-    found = sockets.sample(sockets.service_pids(services.unit_of(service)), seconds)
+    """Read the locality of a service's live sockets from outside for `seconds`; see sampling.sample()."""
+    found = sampling.sample(sockets.service_pids(services.unit_of(service)), seconds)
     for kind in ("passive", "active"):
         part = found[kind]
         part["share"] = stats.share(part["local"], part["sampled"] - part["local"])
@@ -63,10 +63,11 @@ def gather(names, seconds=0, sampled=False):
     """Return the reading of a host.
 
     `names`: services, wrapped or not; empty: all that are wrapped. `seconds`: measure a window of so long; each
-    service then has `window`, the counters that came in it, and if `sampled` the reading from outside in `sample`."""
-    names = [services.name_of(name) for name in names] or preload.wrapped_services()
+    service and `kernel_stats` then have `window`, the counters that came in it, and if `sampled` a service has the
+    reading from outside in `sample`."""
+    names = [services.name_of(name) for name in names] or wrapping.wrapped_services()
     before = {name: stats.read(name) for name in names}
-    kernel = kernel_counters()
+    kernel, counted = kernel_counters(), kernelstats.read()
     start = time.time()
     samples = {}
     if sampled and len(names) > 1:
@@ -76,11 +77,15 @@ def gather(names, seconds=0, sampled=False):
     time.sleep(max(0, seconds - (time.time() - start)))
     result = {"services": {}, "kernel": kernel_counters(), "softnet": softnet(), "seconds": time.time() - start}
     result["kernel_window"] = {name: value - kernel.get(name, 0) for name, value in result["kernel"].items()}
+    result["kernel_stats"] = kernelstats.read()
+    if result["kernel_stats"] and seconds:
+        cpus = kernelstats.delta(counted, result["kernel_stats"])
+        result["kernel_stats"]["window"] = dict(kernelstats.summary(cpus), cpus=cpus)
     for name in names:
         found = stats.read(name)
         if found and seconds:
             cpus = stats.delta(before[name], found)
             found["window"] = dict(stats.summary(cpus), cpus=cpus)
         result["services"][name] = {
-            "wrapped": preload.wrapped(name), "stats": found, "sample": samples.get(name)}
+            "wrapped": wrapping.wrapped(name), "stats": found, "sample": samples.get(name)}
     return result

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Wrap a service with libfsocket and unwrap it: what must stand in which file (pure), and the way there and back."""
+"""Wrap a service with libfsocket, turn it on and off, unwrap it: the way there and back. What stands in which file
+meanwhile is in wrapping.py."""
 
-import collections
 import contextlib
 import os
 import re
@@ -10,58 +10,28 @@ import socket
 import tempfile
 import time
 
-from . import cpulist, handover, hostfile, leave, library, paths, services, settings, sockets, stats, switch, systemd
+from . import (
+    cpulist,
+    handover,
+    hostfile,
+    leave,
+    library,
+    paths,
+    services,
+    settings,
+    sockets,
+    stats,
+    switch,
+    systemd,
+    wrapping,
+)
 from .errors import FleetError
 
-SYSCTL_FILE = "/etc/sysctl.d/60-fastsocket.conf"
-MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
-BEFORE = paths.VAR + "/preload.json"
-# A start is believed when every worker has its slot; workers come up within moments.
-START_S = 10
+# A start is believed when the workers have their slots, and not before a program that cannot live with the library has
+# had the time to die of it; workers come up within moments.
+STEADY_S, START_S = 2, 10
 SO_DETACH_REUSEPORT_BPF = 68    # include/uapi/asm-generic/socket.h
 CLOCK_BOOTTIME = 7      # include/uapi/linux/time.h; Python has it by name since 3.7
-
-Wrap = collections.namedtuple("Wrap", "service library settings")
-
-
-def dropin_path(service):
-    return "/etc/systemd/system/%s.d/zz-fastsocket.conf" % services.unit_of(service)
-
-
-def tmpfiles_path(service):
-    return "/etc/tmpfiles.d/fastsocket-%s.conf" % services.name_of(service)
-
-
-def desired_path(service):
-    return "%s/%s.json" % (paths.ETC, services.name_of(service))
-
-
-def extra_path(service):
-    return "%s/%s.cfg" % (paths.ETC, services.name_of(service))
-
-
-def variables_path(service):
-    return "%s/%s.env" % (paths.ETC, services.name_of(service))
-
-
-def wrapped(service):
-    return os.path.exists(dropin_path(service))
-
-
-def wrapped_services():
-    """Return the names of the services wrapped on this host."""
-    try:
-        return sorted(name[:-5] for name in os.listdir(paths.ETC)
-                      if name.endswith(".json") and name != "nic.json" and wrapped(name[:-5]))
-    except FileNotFoundError:
-        return []
-
-
-def refuse_while_wrapped(what):
-    """FleetError while a service depends on what is about to be removed."""
-    if wrapped_services():
-        raise FleetError("%s stays while a service is wrapped: unwrap %s first (preload, state absent)"
-                         % (what, ", ".join(wrapped_services())))
 
 
 def each(service, function):
@@ -70,7 +40,7 @@ def each(service, function):
     if service != "all":
         return function(service)
     results, failed = {}, []
-    for name in wrapped_services():
+    for name in wrapping.wrapped_services():
         try:
             results[name] = function(name)
         except FleetError as error:
@@ -83,115 +53,6 @@ def each(service, function):
     return merged
 
 
-# ---- what must stand where (pure) ------------------------------------------
-
-
-def quote(text):
-    """Quote a value for a systemd unit or environment file."""
-    return '"%s"' % text.replace("\\", "\\\\").replace('"', '\\"')
-
-
-def preloads(wrap, properties):
-    """Return the value of LD_PRELOAD: what the unit preloads already, then our library."""
-    own = systemd.environment(properties).get("LD_PRELOAD", "").replace(":", " ").split()
-    return ":".join([path for path in own if "/libfsocket.so" not in path] + [wrap.library])
-
-
-def dropin(wrap, properties, variables):
-    """Return the text of the drop-in. `variables`: the service has an environment file of ours."""
-    lines = ["LD_PRELOAD=" + preloads(wrap, properties), "FSOCKET_NAME=" + services.name_of(wrap.service)]
-    lines += ["%s=%s" % pair for pair in settings.environment(wrap.settings)]
-    text = paths.MADE_BY + "[Service]\n" + "".join("Environment=%s\n" % quote(line) for line in lines)
-    if variables:
-        text += "EnvironmentFile=-%s\n" % variables_path(wrap.service)
-    if properties["ProtectSystem"] == "strict":
-        text += "ReadWritePaths=-%s\n" % paths.RUN
-    return text
-
-
-def extra_variable(service, properties):
-    """Return (name, value) of the variable that adds our extra file to the command line; None when there is none."""
-    for name in services.known(service).variables:
-        if "$" + name in systemd.argv(properties):
-            now = systemd.environment(properties, skip=(variables_path(service),)).get(name, "")
-            return name, (now + " -f " + extra_path(service)).strip()
-    return None
-
-
-def tmpfiles(name, value):
-    """Return the tmpfiles.d(5) text that makes the switch at boot, in the position it had."""
-    return paths.MADE_BY + "d %s 0755 root root -\nf %s 0644 root root - %s\n" % (
-        paths.RUN, switch.path_of(name), switch.BYTES[value].decode("ascii"))
-
-
-def files(wrap, properties, configuration, cpus, value):
-    """Return {path: text} of everything that wraps the service, and warnings. `value`: position of its switch."""
-    name, known = services.name_of(wrap.service), services.known(wrap.service)
-    found, warnings = collections.OrderedDict(), []
-    variable, variables = extra_variable(wrap.service, properties) if known.extra else None, ""
-    if variable:
-        found[extra_path(wrap.service)] = known.extra(configuration, cpus)
-        variables = "%s=%s\n" % (variable[0], quote(variable[1]))
-    elif known.extra:
-        warnings.append("the unit of %s takes no %s: add %s to its command line by hand, or its own balancing moves "
-                        "connections between cores" % (name, " or ".join(known.variables), extra_path(wrap.service)))
-    if "LD_PRELOAD" in systemd.environment(dict(properties, Environment=""), skip=(variables_path(wrap.service),)):
-        # A file of the unit wins over our Environment=; the file that comes last wins over both.
-        variables += "LD_PRELOAD=%s\n" % quote(preloads(wrap, properties))
-    if variables:
-        found[variables_path(wrap.service)] = paths.MADE_BY + variables
-    found[dropin_path(wrap.service)] = dropin(wrap, properties, bool(variables))
-    found[tmpfiles_path(wrap.service)] = tmpfiles(name, value)
-    found[desired_path(wrap.service)] = hostfile.json_text(
-        {"service": name, "unit": services.unit_of(wrap.service), "library": wrap.library, "settings": wrap.settings})
-    return found, warnings
-
-
-def changes_of(wanted):
-    """Compare {path: text or None} with the host: [{path, before, after}]."""
-    return [{"path": path, "before": hostfile.read(path), "after": text} for path, text in wanted.items()
-            if hostfile.read(path) != text]
-
-
-def write_all(changes):
-    for change in changes:
-        if change["after"] is None:
-            hostfile.remove(change["path"])
-        else:
-            hostfile.write(change["path"], change["after"])
-
-
-# ---- the kernel's help: queues that move with their listener ---------------
-
-
-def migrate_change(on):
-    """The change to net.ipv4.tcp_migrate_req, or None. It stays as long as a service is wrapped; the value before
-    comes back with the last one."""
-    now = (hostfile.read(MIGRATE) or "").strip()
-    if not now:
-        return None     # before Linux 5.14: libfsocket does without
-    want = "1" if on else (hostfile.read_json(BEFORE, {}).get(MIGRATE) or now)
-    return {"path": MIGRATE, "before": now, "after": want} if now != want else None
-
-
-def migrate_apply(change, on):
-    if on and change:
-        saved = hostfile.read_json(BEFORE, {})
-        saved.setdefault(MIGRATE, change["before"])
-        hostfile.write_json(BEFORE, saved)
-    if on:
-        hostfile.write(SYSCTL_FILE, paths.MADE_BY + "net.ipv4.tcp_migrate_req = 1\n")
-    if change:
-        with open(MIGRATE, "w", encoding="ascii") as handle:
-            handle.write(change["after"])
-    if not on:
-        hostfile.remove(SYSCTL_FILE)
-        hostfile.remove(BEFORE)
-
-
-# ---- the running service ---------------------------------------------------
-
-
 def running_with(service, properties, path=None):
     """Is the main process running with the library; given its `path`, with the file this is today, and started since
     our files last changed? Its environment cannot tell: nginx writes its title over it."""
@@ -199,8 +60,7 @@ def running_with(service, properties, path=None):
     mapped = library.mapped_into(pid) if pid else set()
     if path is None or not mapped:
         return bool(mapped)
-    written = [os.stat(name).st_mtime for name in (dropin_path(service), variables_path(service), extra_path(service))
-               if os.path.exists(name)]
+    written = [os.stat(name).st_mtime for name in wrapping.read_at_start(service) if os.path.exists(name)]
     return os.path.realpath(path) in mapped and started(pid) > max(written or [0])
 
 
@@ -223,18 +83,25 @@ def live_workers(name):
 
 
 def verify_start(service):
-    """Wait until the service runs with the library and its workers have their slots. Return warnings. FleetError with
-    the journal when it does not run, or without the library."""
-    unit, deadline = services.unit_of(service), time.time() + START_S
+    """Wait until the service runs steadily with the library and its workers have their slots. Return warnings.
+    FleetError with the journal when it does not run, ends and is started again by systemd, or runs without the
+    library."""
+    unit, begun, main = services.unit_of(service), time.time(), 0
     while True:
         properties = systemd.show(unit)
-        mapped = running_with(service, properties)
-        if properties["ActiveState"] == "active" and mapped and live_workers(services.name_of(service)):
-            return []
-        if properties["ActiveState"] == "failed" or time.time() > deadline:
+        ran, pid = time.time() - begun, int(properties["MainPID"] or 0)
+        main = main or pid
+        if int(properties["NRestarts"] or 0) or pid not in (0, main):   # systemd counts since 235
+            raise FleetError("%s ended soon after its start with the library, and systemd started it again | %s"
+                             % (unit, systemd.journal(unit)))
+        mapped, active = running_with(service, properties), properties["ActiveState"] == "active"
+        serving = active and mapped and live_workers(services.name_of(service))
+        if properties["ActiveState"] == "failed" or ran > START_S or (serving and ran > STEADY_S):
             break
         time.sleep(0.1)
-    if mapped and properties["ActiveState"] == "active":
+    if serving:
+        return []
+    if mapped and active:
         return ["%s runs with the library, but no worker took a slot, so it works as without: workers must be pinned "
                 "to one CPU each (setting pin does it), wait with epoll, and have no `reuseport` of their own" % unit]
     raise FleetError("%s is %s, and %s after the start | %s" % (
@@ -276,7 +143,7 @@ def _check_configuration(service, properties, words, extra):
 
 def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     """Wrap a service. See modules/preload.py for the result."""
-    wrap = Wrap(services.name_of(service), path, settings.check(wanted_settings))
+    wrap = wrapping.Wrap(services.name_of(service), path, settings.check(wanted_settings))
     _check_input(path, drain_seconds)
     properties = services.find(service)
     if check_mode and not os.path.exists(path):
@@ -284,20 +151,20 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     else:
         library.check(path)
         warnings = []
-    words = services.command(service, properties, skip=(variables_path(wrap.service),))
+    words = services.command(service, properties, skip=(wrapping.variables_path(wrap.service),))
     configuration = services.configurations(service, words) if services.known(service).extra else ""
     value = switch.read(wrap.service) or switch.ON
-    wanted, more = files(wrap, properties, configuration, usable_cpus(properties), value)
-    _check_configuration(service, properties, words, wanted.get(extra_path(service)))
-    changes = changes_of(wanted)
-    migrate = migrate_change(True)
+    wanted, more = wrapping.files(wrap, properties, configuration, usable_cpus(properties), value)
+    _check_configuration(service, properties, words, wanted.get(wrapping.extra_path(service)))
+    changes = hostfile.changes_of(wanted)
+    migrate = wrapping.migrate_change(True)
     changes += [migrate] if migrate else []
-    stale = {dropin_path(service), variables_path(service), extra_path(service)} & {row["path"] for row in changes}
+    stale = wrapping.read_at_start(service) & {row["path"] for row in changes}
     needed = systemd.active(properties) and bool(stale or not running_with(service, properties, path))
     result = {
         "changed": bool(changes or (needed and restart)), "changes": changes, "warnings": warnings + more,
         "restarted": bool(needed and restart), "restart_required": bool(needed and not restart), "held_sockets": 0,
-        "extra_configuration": wanted.get(extra_path(service)),
+        "extra_configuration": wanted.get(wrapping.extra_path(service)),
     }
     if check_mode or not result["changed"]:
         return result
@@ -310,12 +177,12 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
 def _apply(service, changes, migrate, value, result, drain_seconds):
     """Write, and restart if that is due; take everything back when it fails."""
     name = services.name_of(service)
-    before = [dict(change, after=change["before"]) for change in changes if change["path"] != MIGRATE]
+    before = [dict(change, after=change["before"]) for change in changes if change["path"] != wrapping.MIGRATE]
     new = switch.read(name) is None
     touched = False
     try:
-        write_all(change for change in changes if change["path"] != MIGRATE)
-        migrate_apply(migrate, True)
+        hostfile.write_all(change for change in changes if change["path"] != wrapping.MIGRATE)
+        wrapping.migrate_apply(migrate, True)
         switch.write(name, value)
         systemd.run("systemctl", "daemon-reload")
         if result["restarted"]:
@@ -350,9 +217,9 @@ def _restart(service, drain_seconds):
 def _take_back(service, before, new, touched):
     """It failed: stand as before, and run as before if we have touched what runs."""
     unit, name = services.unit_of(service), services.name_of(service)
-    write_all(before)
-    if not wrapped_services():
-        migrate_apply(migrate_change(False), False)
+    hostfile.write_all(before)
+    if not wrapping.wrapped_services():
+        wrapping.migrate_apply(wrapping.migrate_change(False), False)
     systemd.attempt("systemctl", "daemon-reload")
     if touched:
         systemd.attempt("systemctl", "reset-failed", unit)
@@ -370,18 +237,19 @@ def set_switch(service, value, check_mode):
     """Turn a wrapped service on or off: no restart, in force within a second."""
     name = services.name_of(service)
     now = switch.read(name)
-    if not wrapped(service) and now is None:
+    if not wrapping.wrapped(service) and now is None:
         services.find(service)
         if value == switch.OFF:
             return {"changed": False, "changes": [], "warnings": []}
         raise FleetError("%s is not wrapped, so there is nothing to turn on; wrap it with state present" % name)
     changes = [{"path": switch.path_of(name), "before": now, "after": value}] if now != value else []
     # At boot the switch comes back as it was left.
-    boot = changes_of({tmpfiles_path(service): tmpfiles(name, value)}) if wrapped(service) else []
+    wanted = {wrapping.tmpfiles_path(service): wrapping.tmpfiles(name, value)} if wrapping.wrapped(service) else {}
+    boot = hostfile.changes_of(wanted)
     result = {"changed": bool(changes + boot), "changes": changes + boot, "warnings": []}
     if result["changed"] and not check_mode:
         switch.write(name, value)
-        write_all(boot)
+        hostfile.write_all(boot)
         if value == switch.OFF:
             result["effect"] = stats.wait_off(name)
     return result
@@ -392,18 +260,17 @@ def absent(service, drain_seconds, check_mode):
     name = services.name_of(service)
     properties = systemd.show(services.unit_of(service))
     loaded = systemd.active(properties) and bool(_pids_with_library(service))
-    gone = [dropin_path(service), tmpfiles_path(service), desired_path(service), variables_path(service)]
-    wanted = collections.OrderedDict((path, None) for path in gone)
-    if os.path.exists(extra_path(service)):
+    wanted, extra = wrapping.nothing(service), wrapping.extra_path(service)
+    if os.path.exists(extra):
         # The arguments of a process that executes itself name the file for as long as it runs.
-        named = systemd.active(properties) and leave.names(int(properties["MainPID"] or 0), extra_path(service))
-        wanted[extra_path(service)] = paths.MADE_BY if named else None
-    changes = changes_of(wanted)
+        named = systemd.active(properties) and leave.names(int(properties["MainPID"] or 0), extra)
+        wanted[extra] = paths.MADE_BY if named else None
+    changes = hostfile.changes_of(wanted)
     way = leave.way(service, properties) if loaded else None
     left = loaded and not way
-    last = wrapped_services() in ([], [name])
+    last = wrapping.wrapped_services() in ([], [name])
     # A process that stays preloaded may start again with its slots: it keeps the kernel's help.
-    migrate = migrate_change(False) if last and not left else None
+    migrate = wrapping.migrate_change(False) if last and not left else None
     changes += [migrate] if migrate else []
     now = switch.read(name)
     if now is not None and not (left and now == switch.OFF):
@@ -418,7 +285,7 @@ def absent(service, drain_seconds, check_mode):
     if now is not None:
         switch.write(name, switch.OFF)
         result["effect"] = stats.wait_off(name)
-    write_all(change for change in changes if change["path"] in wanted)
+    hostfile.write_all(change for change in changes if change["path"] in wanted)
     systemd.run("systemctl", "daemon-reload")
     if way:
         # First off, then time for the handshakes under way, then the old processes may go.
@@ -429,7 +296,7 @@ def absent(service, drain_seconds, check_mode):
     if not left:
         _forget_run(name)
     if last and not left:
-        migrate_apply(migrate, False)
+        wrapping.migrate_apply(migrate, False)
     return result
 
 

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
-"""Read other processes' TCP sockets from outside: where their connections arrive, and which CPU serves them.
+"""Read other processes' TCP sockets from outside: what each says of itself, and which thread serves it.
 
-This is the reading of locality that does not depend on libfsocket: it works on any service, preloaded or not. It
-duplicates a socket of a live process (pidfd_getfd(2), Linux 5.6, root) and asks it. /proc/net/tcp is not read: on a
-host with a million sockets that does not finish.
-
-A duplicate keeps a socket open that the service closes in the same moment, so it is held for a few system calls only,
-and each socket is looked at as few times as the question allows.
+A socket of a live process is duplicated (pidfd_getfd(2), Linux 5.6, root) and asked. /proc/net/tcp is not read: on a
+host with a million sockets that does not finish. A duplicate keeps a socket open that the service closes in the same
+moment, so it is held for a few system calls only.
 """
 import ctypes
 import errno
@@ -17,7 +14,6 @@ import re
 import socket
 import struct
 import subprocess
-import time
 from contextlib import contextmanager
 
 from .errors import FleetError
@@ -37,8 +33,6 @@ STATES = ("?", "ESTABLISHED", "SYN_SENT", "SYN_RECV", "FIN_WAIT1", "FIN_WAIT2", 
           "LAST_ACK", "LISTEN", "CLOSING", "NEW_SYN_RECV")
 CGROUP_MOUNTS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")     # unified, hybrid, version 1
 
-INTERVAL = 0.05     # s between two scans
-SHARE = 10          # a scan may use one part in SHARE of a CPU: after a long one the pause is longer
 EPOLL_LINE = re.compile(r"^tfd:.* ino:([0-9a-f]+)", re.MULTILINE)      # fs/eventpoll.c:ep_show_fdinfo
 REASONS = {
     errno.ENOSYS: "this kernel has no pidfd_getfd, it came with Linux 5.6",
@@ -65,7 +59,7 @@ def _call(number, first, second=0):
 
 
 @contextmanager
-def _reading(pid):
+def reading(pid):
     """Turn the system's errors into the one a person reads."""
     try:
         yield
@@ -90,7 +84,7 @@ class Process(object):
         self.epolls = []        # its epoll file descriptors
         self.waiter = {}        # epoll fd -> id of the one thread that was seen waiting on it, None when several were
         self.gone = False
-        with _reading(pid):
+        with reading(pid):
             self.pidfd = _call(PIDFD_OPEN, pid)
 
     def __enter__(self):
@@ -186,7 +180,7 @@ class Process(object):
 
 def pidfd_getfd(pid, fd):
     """A local duplicate of file descriptor `fd` of process `pid`; the caller closes it. Raises FleetError."""
-    with Process(pid) as process, _reading(pid):
+    with Process(pid) as process, reading(pid):
         return process.duplicate(fd)
 
 
@@ -243,13 +237,13 @@ def _facts(sock):
 
 def tcp_fds(pid):
     """All TCP sockets of a process: describe() of each, with `fd` (its number there) and `inode`. Raises FleetError."""
-    with Process(pid) as process, _reading(pid):
+    with Process(pid) as process, reading(pid):
         table = sorted((fd, inode) for inode, fd in process.sockets().items())
         found = [(process.inspect(fd, inode), fd, inode) for fd, inode in table]
     return [dict(info, fd=fd, inode=inode) for info, fd, inode in found if info]
 
 
-def _each(pids):
+def processes_of(pids):
     """Process for each pid that still runs. Raises FleetError when none does, or one may not be read."""
     processes, missing = [], None
     for pid in pids:
@@ -271,8 +265,8 @@ def listeners(pids):
     out. Raises FleetError when none of them runs or one may not be read.
     """
     found = {}
-    for process in _each(pids):
-        with process, _reading(process.pid):
+    for process in processes_of(pids):
+        with process, reading(process.pid):
             for inode, fd in process.sockets().items():
                 info = process.inspect(fd, inode)
                 if info and info["listening"]:
@@ -281,137 +275,6 @@ def listeners(pids):
                         address=info["local"][0], port=info["local"][1], pids=[]))
                     entry["pids"].append(process.pid)
     return sorted(found.values(), key=lambda entry: (entry["port"], entry["cookie"]))
-
-
-def _direction(info, listening, wanted):
-    """What a socket tells: "passive", "active", "wait" (look again later) or None (nothing, for good)."""
-    if info["state"] == "SYN_SENT":
-        return "wait"
-    if info["state"] != "ESTABLISHED":
-        return None
-    port = info["local"][1]
-    if port in listening:
-        # Only the handshake has arrived: with RFS on, later packets are moved to the CPU of the reader.
-        untouched = not info["bytes_received"] and not info["bytes_acked"]
-        return "passive" if port in wanted and untouched else None
-    if info["peer"] is None or info["peer"][0].startswith("127.") or info["peer"][0] == "::1":
-        return None
-    return "active" if info["bytes_received"] else "wait"
-
-
-class _Sampler(object):
-    """The state of one sample(): what was looked at, and the counts."""
-
-    def __init__(self, processes, listening, wanted):
-        self.processes, self.listening, self.wanted = processes, listening, wanted
-        self.done = {process: set() for process in processes}      # inodes that have told what they can
-        self.again = set()      # inodes to look at again
-        self.unowned = set()
-        self.counts = {name: {"sampled": 0, "local": 0} for name in ("passive", "active")}
-        self.by_cpu = {}
-
-    def look(self, process, budget):
-        """Inspect up to `budget` sockets of one process, unseen ones first: [(inode, info, thread id or None)]."""
-        table = process.sockets()
-        done = self.done[process]
-        done.intersection_update(table)
-        fresh = [inode for inode in table if inode not in done]
-        if not fresh:
-            return []
-        fresh.sort(key=self.again.__contains__)
-        threads = process.threads()
-        owners = {}
-        if len(threads) > 1:
-            if not all(epoll in process.waiter for epoll in process.epolls):
-                process.learn()
-            owners = process.owners()
-        seen = []
-        for inode in fresh[:budget]:
-            info = process.inspect(table[inode], inode)
-            if info is None:
-                done.add(inode)
-            else:
-                seen.append((inode, info, owners.get(inode) if len(threads) != 1 else threads[0]))
-        return seen
-
-    def scan(self, budget):
-        """One pass over all processes, `budget` sockets at most. Processes that have ended are dropped."""
-        seen = []
-        self.processes = [process for process in self.processes if not process.gone]
-        for process in self.processes:
-            with _reading(process.pid):
-                seen += [(process,) + one for one in self.look(process, max(0, budget - len(seen)))]
-        self.listening.update(info["local"][1] for dummy, dummy, info, dummy in seen if info["listening"])
-        cpus = {}
-        for process, inode, info, tid in seen:
-            direction = _direction(info, self.listening, self.wanted or self.listening)
-            if direction in self.counts and info["incoming_cpu"] >= 0:
-                if tid not in cpus:
-                    cpus[tid] = self.cpu(process, tid)
-                if cpus[tid] is None:
-                    self.unowned.add(inode)
-                    direction = "wait"
-                else:
-                    self.unowned.discard(inode)
-                    self.count(direction, info["incoming_cpu"], cpus[tid])
-            (self.again if direction == "wait" else self.done[process]).add(inode)
-
-    @staticmethod
-    def cpu(process, tid):
-        try:
-            return process.cpu(tid) if tid else None
-        except EnvironmentError:    # the thread has ended
-            return None
-
-    def count(self, direction, arrived, cpu):
-        self.counts[direction]["sampled"] += 1
-        self.counts[direction]["local"] += arrived == cpu
-        for name, where in ((direction, cpu), (direction + "_arrived", arrived)):
-            row = self.by_cpu.setdefault(str(where), dict.fromkeys(
-                ("passive", "active", "passive_arrived", "active_arrived"), 0))
-            row[name] += 1
-
-
-def sample(pids, seconds, server_ports=None, max_rate=2000):
-    """For `seconds`, look at the live connections of the processes; count how many are served where they arrive.
-
-    A connection is local when the CPU of its last packet (SO_INCOMING_CPU) is the CPU of the thread that owns it. Each
-    is counted once:
-      passive  accepted: on a port the processes listen on, and only the handshake has arrived;
-      active   opened by them: any other port, peer not loopback, data has arrived.
-    The owner is the process, if it has one thread; else the thread that waits on the epoll set the socket is in.
-    `unowned` are those with no such thread, or a set that several threads share; they are not counted.
-
-    `server_ports` narrows passive to these ports (default: all they listen on). `max_rate` bounds the sockets inspected
-    a second; scans come every 50 ms, or rarer where they would use more than a tenth of a CPU.
-    Returns {passive: {sampled, local}, active: {...}, by_cpu: {"0": {passive, active: counts by owner's CPU,
-    passive_arrived, active_arrived: by CPU of arrival}}, unowned, scans}. Raises FleetError as listeners() does.
-    """
-    end = time.monotonic() + seconds
-    listening = {entry["port"] for entry in listeners(pids)}
-    processes = _each(pids)
-    sampler = _Sampler(processes, listening, set(server_ports or ()))
-    scans = 0
-    try:
-        for process in processes:       # threads under load sleep seldom: give each a few chances to be seen
-            for dummy in range(20):
-                process.sockets()
-                if len(process.threads()) < 2 or process.learn():
-                    break
-                time.sleep(0.002)
-        while True:
-            begun = time.monotonic()
-            sampler.scan(max(1, int(max_rate * INTERVAL)))
-            scans += 1
-            now = time.monotonic()
-            pause = max(INTERVAL, (SHARE - 1) * (now - begun))
-            if now + pause >= end or not sampler.processes:
-                break
-            time.sleep(pause)
-    finally:
-        for process in processes:
-            os.close(process.pidfd)
-    return dict(sampler.counts, by_cpu=sampler.by_cpu, unowned=len(sampler.unowned), scans=scans)
 
 
 def service_pids(unit):

@@ -134,16 +134,23 @@ def _alive(pid):
 def wait_off(service, folder=paths.RUN, seconds=EFFECT_S):
     """Wait until no process serves its slot as if the switch were on.
 
-    Return {"seconds": how long it took, "idle": slots whose owner has not called since}. An idle owner accepts
-    nothing, and turns off at its next call before that does anything, so it is not waited for any longer."""
-    start = time.time()
-    while True:
-        found = read(service, folder) or {"slots": []}
-        busy = [row for row in found["slots"] if row["state"] in ("on", "spilling")]
-        took = time.time() - start
-        if not busy or took >= seconds:
-            return {"seconds": round(took, 3), "idle": len(busy)}
+    Return {"seconds": until the last slot changed that did, "idle": slots whose owner has not called since}. An idle
+    owner accepts nothing, and turns off at its next call before that does anything, so it is not waited for any longer
+    than `seconds`."""
+    start = changed = time.time()
+    busy = _serving(service, folder)
+    while busy and time.time() - start < seconds:
         time.sleep(0.01)
+        now = _serving(service, folder)
+        if now != busy:
+            busy, changed = now, time.time()
+    return {"seconds": round(changed - start, 3), "idle": len(busy)}
+
+
+def _serving(service, folder):
+    """Return the cookies of the slots that serve as with the switch on."""
+    found = read(service, folder) or {"slots": []}
+    return {row["cookie"] for row in found["slots"] if row["state"] in ("on", "spilling")}
 
 
 def delta(before, after):

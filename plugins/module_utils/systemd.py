@@ -11,7 +11,7 @@ from .errors import FleetError
 
 SHOWN = (
     "LoadState", "ActiveState", "MainPID", "Environment", "EnvironmentFiles", "ExecStart", "ProtectSystem", "PIDFile",
-    "User", "EffectiveCPUs", "CPUAffinity",
+    "User", "EffectiveCPUs", "CPUAffinity", "NRestarts",
 )
 
 # src/basic/env-file.c: a comment, or NAME=, quoted parts with blanks between, and a rest in which quotes mean nothing.

@@ -48,3 +48,35 @@ def service_lines(title, found):
     lines += ["  " + line for line in render(head, rows)]
     errors = ", ".join("%s %d" % item for item in sorted(found["errors"].items()) if item[1])
     return lines + (["  errors: " + errors] if errors else [])
+
+
+def kernel_lines(found):
+    """Return the per-core table of what the kernel itself counted (a kernelstats.read() result) with a line of totals;
+    nothing for a kernel without it."""
+    if not found:
+        return []
+    total, listen = found["summary"], found["sysctls"].get("local_listen")
+    lines = ["kernel (all of this network namespace): local_listen %s, accepts %s local, connects %s local, "
+             "look-ups %s local, spread %s" % (
+                 {0: "off", 1: "on"}.get(listen, "-"), percent(total["accept_local"]), percent(total["connect_local"]),
+                 percent(total["lookup_local"]), number(total["spread"], "%.2f"))]
+    rows = [[cpu, row["accepts_local"], row["accepts_remote"],
+             percent(stats.share(row["accepts_local"], row["accepts_remote"])), row["lookups_local"],
+             row["lookups_fallback"], percent(stats.share(row["lookups_local"], row["lookups_fallback"]))]
+            for cpu, row in sorted(found["cpus"].items(), key=lambda item: int(item[0]))]
+    head = ("cpu", "accepts local", "remote", "share", "look-ups local", "fallback", "share")
+    return lines + ["  " + line for line in render(head, rows)]
+
+
+def host_lines(services, kernel):
+    """Return the tables of a host: {name: stats.read() result} and a kernelstats.read() result. Where a window was
+    measured, its counters, else the sums."""
+    lines = [] if services else ["no service is wrapped on this host"]
+    for name, found in sorted(services.items()):
+        lines += service_lines(name, _shown(found))
+    return lines + kernel_lines(_shown(kernel))
+
+
+def _shown(found):
+    window = (found or {}).get("window")
+    return dict(found, cpus=window["cpus"], summary=window) if window else found

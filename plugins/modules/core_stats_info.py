@@ -10,6 +10,7 @@ version_added: 0.1.0
 description:
   - Reads the per-CPU counters of wrapped services, the kernel's TCP counters and softirq statistics, and on request the
     locality of live sockets from outside of the service, with no help of the library.
+  - A kernel of ours counts by itself, for all of its network namespace; that is read too.
   - The reading from outside duplicates sockets of the workers with C(pidfd_getfd) (Linux 5.6) and compares their
     C(SO_INCOMING_CPU) with the CPU of the thread that serves them.
 author:
@@ -74,6 +75,20 @@ kernel_window:
   description: What came to them in the window.
   returned: success
   type: dict
+kernel_stats:
+  description:
+    - What the kernel counts in C(/proc/net/fastsocket), by CPU and in sum, its C(sysctls), and with O(seconds) its
+      C(window). Null on a kernel without it.
+    - It is the network namespace's of the reader, with every listener and connection in it.
+  returned: success
+  type: dict
+  sample:
+    sysctls: {local_listen: 1, spill: 50}
+    cpus:
+      "0": {accepts_local: 6010, accepts_remote: 3, accepts_global: 9, connects_local: 0, connects_remote: 4,
+            lookups_local: 6001, lookups_fallback: 0}
+    summary: {accepts: 6013, accept_local: 0.9995, accepts_global: 9, connects: 4, connect_local: 0.0, lookups: 6001,
+              lookup_local: 1.0, lookups_fallback: 0, spread: 1.0}
 softnet:
   description: Packets by CPU, from C(/proc/net/softnet_stat).
   returned: success
@@ -88,7 +103,7 @@ silent:
   type: list
   elements: dict
 table:
-  description: The same for people, as lines of text.
+  description: The same for people, as lines of text. Of the window where one was measured, else the sums.
   returned: success
   type: list
   elements: str
@@ -117,8 +132,8 @@ def main():
         if given["answer"]:
             found["silent"] = [
                 dict(row, service=name) for name in found["services"] for row in measure.answering(name)]
-        found["table"] = [line for name, one in sorted(found["services"].items())
-                          for line in tables.service_lines(name, one["stats"])]
+        found["table"] = tables.host_lines(
+            {name: one["stats"] for name, one in found["services"].items()}, found["kernel_stats"])
         return dict(found, changed=False)
 
     adapter.run(module, read)

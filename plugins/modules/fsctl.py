@@ -57,7 +57,7 @@ changes:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, install, preload
+from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, install, wrapping
 
 
 def main():
@@ -69,7 +69,7 @@ def main():
 
     def settle():
         if module.params["state"] == "absent":
-            preload.refuse_while_wrapped("fsctl")
+            wrapping.refuse_while_wrapped("fsctl")
         return install.install(module.params["state"], module.check_mode)
 
     adapter.run(module, settle, root=True)

@@ -77,7 +77,7 @@ in_use:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, library, paths, preload
+from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, library, paths, wrapping
 
 
 def main():
@@ -96,7 +96,7 @@ def main():
         adapter.run(module, lambda: library.link(given["path"], given["link"], check), root=True)
 
     def remove():
-        preload.refuse_while_wrapped("the library")
+        wrapping.refuse_while_wrapped("the library")
         return library.unlink(given["link"], check)
 
     adapter.run(module, remove, root=True)

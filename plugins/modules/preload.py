@@ -115,7 +115,9 @@ extra_configuration:
   returned: when O(state=present)
   type: str
 effect:
-  description: How long it took until no worker served its slot, in C(seconds), and how many were C(idle) meanwhile.
+  description:
+    - C(seconds) until the last worker that called had left its slot.
+    - C(idle) workers did not call meanwhile; they leave at their next call.
   returned: when the switch was turned off
   type: dict
 left_preloaded:

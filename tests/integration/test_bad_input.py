@@ -171,6 +171,32 @@ def test_service_does_not_start_with_the_library(lab, libraries):
     assert set(differences(before, after)) == restarted, differences(before, after)
 
 
+LOOPING = """[Service]
+ExecStart=/bin/sh -c 'test -z "$$LD_PRELOAD" && exec sleep 1000; sleep {0}; kill -SEGV $$$$'
+Restart=always
+RestartSec=50ms
+StartLimitIntervalSec=0
+"""
+
+
+@pytest.mark.parametrize("seconds", [0, 0.5, 1.5])
+def test_unknown_service_that_crashes_with_the_library_over_and_over(lab, libraries, seconds):
+    """systemd starts it again each time, so that at any one moment it may well be active."""
+    unit = "/etc/systemd/system/looping.service"
+    put(lab, LB, unit, LOOPING.format(seconds).encode())
+    lab.sh(LB, "systemctl daemon-reload; systemctl start looping")
+    try:
+        before = lab.snapshot(LB)
+        result = lab.module(LB, "preload", service="looping", library="/opt/libfsocket.so")
+        assert differences(before, lab.snapshot(LB)) == {}
+        shown = lab.sh(LB, "sleep 0.5; systemctl show looping -p ActiveState,NRestarts,Environment").split()
+        assert sorted(shown) == ["ActiveState=active", "Environment=", "NRestarts=0"]
+    finally:
+        lab.sh(LB, f"systemctl stop looping; rm {unit}; systemctl daemon-reload")
+    assert result["failed"] and "looping.service was put back as it was" in result["msg"], result["msg"]
+    assert "ended soon after its start with the library" in result["msg"], result["msg"]
+
+
 @pytest.mark.parametrize("become, words", [((), ["root", "become: true"]), (("--become",), ["sudo password"])])
 def test_no_rights(lab, untouched, become, words):
     wrap = {"service": "nginx", "library": "/opt/libfsocket.so"}

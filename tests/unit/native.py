@@ -16,7 +16,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile, install, paths, preload
+from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile, install, paths, wrapping
 
 ROOT = Path(__file__).parents[2]
 CPUS = sorted(os.sched_getaffinity(0))[:2]
@@ -130,15 +130,15 @@ def installed(monkeypatch, root):
     monkeypatch.setattr(paths, "FSCTL", f"{root}/usr/sbin/fsctl")
     monkeypatch.setattr(install, "FOLDER", paths.LIB + "/python/fastsocket_fleet")
     install.install("present", False)
-    for path in Path(install.FOLDER).iterdir():
+    for path in Path(install.FOLDER).rglob("*.py"):
         path.write_text(re.sub(r'"/(etc|run|usr|var)/', rf'"{root}/\1/', path.read_text()))
     return root
 
 
 def wrap(root, service):
     """Leave the traces on ROOT by which a service counts as wrapped; return the folder for its files."""
-    hostfile.write(f"{root}{preload.dropin_path(service)}", "[Service]\n")
-    hostfile.write_json(f"{root}{preload.desired_path(service)}", {"service": service})
+    hostfile.write(f"{root}{wrapping.dropin_path(service)}", "[Service]\n")
+    hostfile.write_json(f"{root}{wrapping.desired_path(service)}", {"service": service})
     os.makedirs(f"{root}/run/fastsocket", exist_ok=True)
     return f"{root}/run/fastsocket"
 

@@ -10,7 +10,7 @@ import threading
 import native
 import pytest
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile, preload, switch
+from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile, kernelstats, switch, wrapping
 
 CPU = native.CPUS[0]
 # turn() and the rest need root; the tests' files are the tester's own.
@@ -42,7 +42,7 @@ def web(root):
 
 
 def boot_line(root):
-    return hostfile.read(root + preload.tmpfiles_path("web")).splitlines()[-1]
+    return hostfile.read(root + wrapping.tmpfiles_path("web")).splitlines()[-1]
 
 
 def test_help_and_misuse(fsctl):
@@ -55,7 +55,7 @@ def test_help_and_misuse(fsctl):
 
 def test_nothing_wrapped(fsctl):
     assert fsctl("status") == (0, "no service is wrapped on this host\n", "")
-    assert fsctl("status", "--json") == (0, "{}\n", "")
+    assert json.loads(fsctl("status", "--json")[1]) == {"services": {}, "kernel_stats": kernelstats.read()}
     for value in ("off", "on"):
         assert fsctl(value) == (1, "", "fsctl: no service is wrapped on this host\n")
     assert fsctl("nic", "undo") == (0, "0 values changed\n", "")
@@ -88,8 +88,25 @@ def test_status(fsctl, root, web):
 
 def test_status_json(fsctl, web):
     status, said, _ = fsctl("status", "--json", "web")
-    found = json.loads(said)["web"]
+    found = json.loads(said)["services"]["web"]
     assert status == 0 and found["switch"] == "on" and found["summary"]["accepts"] == 3
+
+
+def test_status_of_our_kernel(fsctl, root):
+    """What the kernel counted stands below the services, and is there without any."""
+    os.makedirs(root + "/proc/net")
+    table = " ".join(("cpu",) + kernelstats.COUNTERS) + "\n0 3 1 0 0 0 2 0\n"
+    with open(root + kernelstats.PATH, "w") as handle:
+        handle.write(table)
+    here = f"{ROOT}\nfrom fastsocket_fleet import kernelstats; kernelstats.PATH = {root + kernelstats.PATH!r}"
+    lines = fsctl("status", load=here)[1].splitlines()
+    assert lines[0] == "no service is wrapped on this host"
+    assert lines[1].startswith("kernel (all of this network namespace): ") and "accepts 75.0 % local" in lines[1]
+    assert json.loads(fsctl("status", "--json", load=here)[1])["kernel_stats"]["cpus"]["0"]["lookups_local"] == 2
+    with open(root + kernelstats.PATH, "a") as handle:
+        handle.write("1 2\n")
+    status, said, error = fsctl("status", load=here)
+    assert (status, said) == (1, "") and "is damaged: line 3 must be 8 numbers" in error and error.count("\n") == 1
 
 
 def test_off_and_on(fsctl, root, web):
@@ -112,9 +129,9 @@ def test_off_and_on(fsctl, root, web):
     assert switch.read("web", folder) == switch.OFF and boot_line(root).endswith("- 0")
     assert fsctl("off", "web") == (0, "web: off already\n", "")
     assert "switch off" in fsctl("status")[1]
-    before = json.loads(fsctl("status", "--json")[1])["web"]["summary"]["accepts"]
+    before = json.loads(fsctl("status", "--json")[1])["services"]["web"]["summary"]["accepts"]
     native.connect(port, CPU, 5)  # off, it serves and does not count
-    assert json.loads(fsctl("status", "--json")[1])["web"]["summary"]["accepts"] == before
+    assert json.loads(fsctl("status", "--json")[1])["services"]["web"]["summary"]["accepts"] == before
     assert fsctl("on", "web.service") == (0, "web.service: on\n", "")
     assert switch.read("web", folder) == switch.ON and boot_line(root).endswith("- 1")
     assert fsctl("on") == (0, "web: on already\n", "")
@@ -122,7 +139,7 @@ def test_off_and_on(fsctl, root, web):
 
 def test_off_without_traffic(fsctl, web):
     status, said, _ = fsctl("off")
-    assert status == 0 and re.fullmatch(r"web: off in 1\.\d\d s, 1 idle slots follow at their next call\n", said)
+    assert status == 0 and re.fullmatch(r"web: off in 0\.00 s, 1 idle slots follow at their next call\n", said)
 
 
 def test_off_goes_on_after_a_failure(fsctl, root):

@@ -13,8 +13,9 @@ import pytest
 from ansible_collections.fastsocket.fleet.plugins.module_utils import install, nic, paths
 
 SOURCE = native.ROOT / "plugins/module_utils"
-# What hosts do not get: the file that knows Ansible, and the package's empty one.
-PARTS = sorted(path.stem for path in SOURCE.glob("*.py") if path.stem not in ("adapter", "__init__"))
+# What hosts do not get: the file that knows Ansible, the packages' empty ones, and what only modules use.
+PARTS = sorted(str(path.relative_to(SOURCE))[:-3] for path in (*SOURCE.glob("*.py"), *SOURCE.glob("boot/*.py"))
+               if path.stem not in ("adapter", "features", "__init__"))
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def tree(root):
 
 
 def test_parts_are_the_files():
-    assert sorted([part.__name__.rpartition(".")[2] for part in install.PARTS] + ["install"]) == PARTS
+    names = [part.__name__.partition(".module_utils.")[2].replace(".", "/") for part in install.PARTS]
+    assert sorted(names + ["install"]) == PARTS
 
 
 def test_install(root):
@@ -40,8 +42,8 @@ def test_install(root):
     assert result == predicted and result["changed"]
     assert {change["before"] for change in result["changes"]} == {None}
     found = tree(root)
-    assert set(found) == {"sbin/fsctl", "lib/python/fastsocket_fleet/__init__.py"} | {
-        f"lib/python/fastsocket_fleet/{name}.py" for name in PARTS}
+    assert set(found) == {"sbin/fsctl"} | {
+        f"lib/python/fastsocket_fleet/{name}.py" for name in (*PARTS, "__init__", "boot/__init__")}
     for name in PARTS:
         assert found[f"lib/python/fastsocket_fleet/{name}.py"] == (SOURCE / f"{name}.py").read_text()
     assert os.stat(paths.FSCTL).st_mode & 0o7777 == 0o755
@@ -59,7 +61,7 @@ def test_the_command_itself(root):
 
 def test_another_version_is_replaced(root):
     install.install("present", False)
-    part, gone = f"{install.FOLDER}/stats.py", f"{install.FOLDER}/gone.py"
+    part, gone = f"{install.FOLDER}/stats.py", f"{install.FOLDER}/boot/gone.py"
     for path in (part, gone):
         with open(path, "a") as handle:
             handle.write("# older\n")
@@ -89,14 +91,14 @@ def test_absent(root):
 def test_from_the_zip_of_a_module(tmp_path):
     """A module comes to the host as a zip file; its sources are read out of that."""
     with zipfile.ZipFile(tmp_path / "module.zip", "w") as archive:
-        for path in SOURCE.glob("*.py"):
-            archive.write(path, f"utils/{path.name}")
+        for path in SOURCE.rglob("*.py"):
+            archive.write(path, f"utils/{path.relative_to(SOURCE)}")
     code = (f"import sys; sys.path.insert(0, {str(tmp_path / 'module.zip')!r})\n"
             "from utils import install\n"
             "assert '.zip' in install.__file__\n"
-            "sys.stdout.write(install.files()[install.FOLDER + '/stats.py'])")
+            "sys.stdout.write(install.files()[install.FOLDER + '/boot/trial.py'])")
     for python in native.PYTHONS:
-        assert subprocess.check_output([python, "-c", code], text=True) == (SOURCE / "stats.py").read_text()
+        assert subprocess.check_output([python, "-c", code], text=True) == (SOURCE / "boot/trial.py").read_text()
 
 
 @pytest.mark.skipif(not native.OLD, reason="needs Python 3.6")
@@ -106,7 +108,7 @@ def test_the_oldest_python_takes_every_part():
             "for name in sys.argv[2:]:\n"
             "    for known in [known for known in sys.modules if known.startswith('module_utils')]:\n"
             "        del sys.modules[known]\n"
-            "    importlib.import_module('module_utils.' + name)\n"
+            "    importlib.import_module('module_utils.' + name.replace('/', '.'))\n"
             "    print(name)")
     command = [native.OLD, "-B", "-W", "error", "-c", code, str(SOURCE.parent)] + PARTS
     assert subprocess.check_output(command, text=True).split() == PARTS

@@ -12,7 +12,7 @@ import captured
 import native
 import pytest
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile, paths, preload, systemd
+from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile, paths, preload, systemd, wrapping
 from ansible_collections.fastsocket.fleet.plugins.module_utils.errors import FleetError
 
 MADE = paths.MADE_BY
@@ -21,7 +21,7 @@ SWITCH_FILE = MADE + "d /run/fastsocket 0755 root root -\nf /run/fastsocket/%s.s
 
 
 def wrap(service, **settings):
-    return preload.Wrap(service, paths.LIBRARY, settings)
+    return wrapping.Wrap(service, paths.LIBRARY, settings)
 
 
 def haproxy(tmp_path, **changed):
@@ -31,7 +31,7 @@ def haproxy(tmp_path, **changed):
 
 def test_nginx():
     properties = captured.properties(captured.NGINX)
-    found, warnings = preload.files(wrap("nginx", pin=1, spill=0), properties, "", [0, 1], "on")
+    found, warnings = wrapping.files(wrap("nginx", pin=1, spill=0), properties, "", [0, 1], "on")
     assert dict(found) == {
         DROPIN % "nginx": MADE + (
             '[Service]\nEnvironment="LD_PRELOAD=/usr/lib/fastsocket/libfsocket.so"\nEnvironment="FSOCKET_NAME=nginx"\n'
@@ -46,7 +46,7 @@ def test_nginx():
 def test_haproxy(tmp_path):
     """The extra file is added to what the operator has in EXTRAOPTS, and a second run changes nothing."""
     properties = haproxy(tmp_path)
-    found, warnings = preload.files(wrap("haproxy"), properties, "global\n  nbthread 2\n", [0, 1], "on")
+    found, warnings = wrapping.files(wrap("haproxy"), properties, "global\n  nbthread 2\n", [0, 1], "on")
     assert found["/etc/fastsocket/haproxy.cfg"] == MADE + (
         "global\n    tune.listener.multi-queue off\n    tune.idle-pool.shared off\n")
     assert found["/etc/fastsocket/haproxy.env"] == MADE + (
@@ -57,14 +57,14 @@ def test_haproxy(tmp_path):
     wrapped = dict(properties)
     wrapped["Environment"] += ' "LD_PRELOAD=%s" FSOCKET_NAME=haproxy' % paths.LIBRARY
     wrapped["EnvironmentFiles"] += "\n/etc/fastsocket/haproxy.env (ignore_errors=no)"
-    assert preload.files(wrap("haproxy"), wrapped, "global\n  nbthread 2\n", [0, 1], "on")[0] == found
+    assert wrapping.files(wrap("haproxy"), wrapped, "global\n  nbthread 2\n", [0, 1], "on")[0] == found
 
 
 @pytest.mark.parametrize("line, now", [
     ('EXTRAOPTS="-de -m 16"', "-de -m 16 "), ("EXTRAOPTS=", ""), ('EXTRAOPTS=-x "a b"', '-x \\"a b\\" ')])
 def test_haproxy_with_options_of_the_operator(tmp_path, line, now):
     (tmp_path / "haproxy").write_text(line + "\n")
-    found = preload.files(wrap("haproxy"), haproxy(tmp_path), "", [0, 1], "on")[0]
+    found = wrapping.files(wrap("haproxy"), haproxy(tmp_path), "", [0, 1], "on")[0]
     text = found["/etc/fastsocket/haproxy.env"]
     assert text == MADE + 'EXTRAOPTS="%s-f /etc/fastsocket/haproxy.cfg"\n' % now
     written = tmp_path / "written"
@@ -77,14 +77,14 @@ def test_haproxy_with_another_variable(tmp_path):
     """Red Hat's unit calls it OPTIONS."""
     properties = haproxy(tmp_path, Environment="CONFIG=/c")
     properties["ExecStart"] = properties["ExecStart"].replace("$EXTRAOPTS", "$OPTIONS")
-    assert preload.extra_variable("haproxy", properties) == ("OPTIONS", "-f /etc/fastsocket/haproxy.cfg")
+    assert wrapping.extra_variable("haproxy", properties) == ("OPTIONS", "-f /etc/fastsocket/haproxy.cfg")
 
 
 def test_haproxy_without_such_a_variable(tmp_path):
     """Nothing is left half done: no file that nobody reads, and a warning that says what to do."""
     properties = haproxy(tmp_path)
     properties["ExecStart"] = properties["ExecStart"].replace(" $EXTRAOPTS", " ${EXTRAOPTS}")  # one word: no use
-    found, warnings = preload.files(wrap("haproxy"), properties, "", [0, 1], "on")
+    found, warnings = wrapping.files(wrap("haproxy"), properties, "", [0, 1], "on")
     assert not [path for path in found if path.endswith((".cfg", ".env"))]
     assert "EnvironmentFile" not in found[DROPIN % "haproxy"]
     assert warnings == ["the unit of haproxy takes no EXTRAOPTS or OPTIONS: add /etc/fastsocket/haproxy.cfg to its "
@@ -93,7 +93,7 @@ def test_haproxy_without_such_a_variable(tmp_path):
 
 def test_sandbox_and_instance():
     properties = captured.properties(captured.NGINX, ProtectSystem="strict")
-    found = preload.files(wrap("nginx@edge"), properties, "", [0], "off")[0]
+    found = wrapping.files(wrap("nginx@edge"), properties, "", [0], "off")[0]
     text = found[DROPIN % "nginx@edge"]
     assert text.splitlines()[-1] == "ReadWritePaths=-/run/fastsocket" and '"FSOCKET_NAME=nginx@edge"' in text
     assert found["/etc/tmpfiles.d/fastsocket-nginx@edge.conf"] == (SWITCH_FILE % "nginx@edge").replace("- 1", "- 0")
@@ -106,7 +106,7 @@ def test_sandbox_and_instance():
     ("LD_PRELOAD=/usr/lib/fastsocket/libfsocket.so.0.0.9-abc", ""),
 ])
 def test_another_preload_is_kept_and_ours_stands_once(own, kept):
-    text = preload.dropin(wrap("nginx"), captured.properties(captured.NGINX, Environment=own), False)
+    text = wrapping.dropin(wrap("nginx"), captured.properties(captured.NGINX, Environment=own), False)
     assert text.splitlines()[2:] == [
         'Environment="LD_PRELOAD=%s%s"' % (kept, paths.LIBRARY), 'Environment="FSOCKET_NAME=nginx"']
 
@@ -115,9 +115,9 @@ def test_another_preload_is_kept_and_ours_stands_once(own, kept):
     "value", ["", "plain", "two words", 'a "quote"', "back\\slash", "\\", "it's", "a=b", "#x", "$HOME"])
 def test_quoting_round_trip(tmp_path, value):
     """As the value of a unit and as the value in an environment file."""
-    words = preload.quote("A=" + value) + " " + preload.quote("B=2")
+    words = wrapping.quote("A=" + value) + " " + wrapping.quote("B=2")
     assert systemd.environment({"Environment": words, "EnvironmentFiles": ""}) == {"A": value, "B": "2"}
-    (tmp_path / "file").write_text("A=%s\n" % preload.quote(value))
+    (tmp_path / "file").write_text("A=%s\n" % wrapping.quote(value))
     assert systemd.environment_file(str(tmp_path / "file")) == {"A": value}
 
 
@@ -125,7 +125,7 @@ def test_a_preload_out_of_a_file(tmp_path):
     """EnvironmentFile= wins over Environment=, so ours has to be in the last file."""
     (tmp_path / "nginx").write_text("LD_PRELOAD=/usr/lib/libjemalloc.so.2\n")
     properties = captured.properties(captured.NGINX, EnvironmentFiles=f"{tmp_path}/nginx (ignore_errors=yes)")
-    found = preload.files(wrap("nginx"), properties, "", [0], "on")[0]
+    found = wrapping.files(wrap("nginx"), properties, "", [0], "on")[0]
     value = "/usr/lib/libjemalloc.so.2:" + paths.LIBRARY
     assert found["/etc/fastsocket/nginx.env"] == MADE + 'LD_PRELOAD="%s"\n' % value
     assert found[DROPIN % "nginx"].splitlines()[-1] == "EnvironmentFile=-/etc/fastsocket/nginx.env"
@@ -146,7 +146,7 @@ def test_folders_of_the_system_stay(monkeypatch, tmp_path):
     files = [str(tmp_path / name) for name in ("fastsocket/a", "x.service.d/a", "tmpfiles.d/a")]
     for path in files:
         hostfile.write(path, "")
-    preload.write_all({"path": path, "after": None} for path in files)
+    hostfile.write_all({"path": path, "after": None} for path in files)
     assert os.listdir(tmp_path) == ["tmpfiles.d"] and os.listdir(tmp_path / "tmpfiles.d") == []
 
 
@@ -161,16 +161,16 @@ def test_usable_cpus():
 def test_wrapped_services(monkeypatch, tmp_path):
     """Counted by both files, so that one somebody removed by hand is not missed; nic.json is no service."""
     monkeypatch.setattr(paths, "ETC", str(tmp_path / "etc"))
-    dropin_path = preload.dropin_path
-    monkeypatch.setattr(preload, "dropin_path", lambda service: str(tmp_path) + dropin_path(service))
-    assert preload.wrapped_services() == []
+    dropin_path = wrapping.dropin_path
+    monkeypatch.setattr(wrapping, "dropin_path", lambda service: str(tmp_path) + dropin_path(service))
+    assert wrapping.wrapped_services() == []
     for service in ("nginx", "haproxy", "nic", "gone"):
-        hostfile.write_json(preload.desired_path(service), {})
+        hostfile.write_json(wrapping.desired_path(service), {})
         if service != "gone":
-            hostfile.write(preload.dropin_path(service), "")
-    hostfile.write(preload.variables_path("haproxy"), "")
-    assert preload.wrapped_services() == ["haproxy", "nginx"]
-    assert preload.wrapped("nginx.service") and not preload.wrapped("gone")
+            hostfile.write(wrapping.dropin_path(service), "")
+    hostfile.write(wrapping.variables_path("haproxy"), "")
+    assert wrapping.wrapped_services() == ["haproxy", "nginx"]
+    assert wrapping.wrapped("nginx.service") and not wrapping.wrapped("gone")
 
 
 def test_changes(tmp_path):
@@ -178,12 +178,12 @@ def test_changes(tmp_path):
     same, other, new = (str(tmp_path / name) for name in ("same", "other", "new"))
     hostfile.write(same, "s")
     hostfile.write(other, "before")
-    changes = preload.changes_of({same: "s", other: "after", new: "n", str(tmp_path / "none"): None})
+    changes = hostfile.changes_of({same: "s", other: "after", new: "n", str(tmp_path / "none"): None})
     assert changes == [
         {"path": other, "before": "before", "after": "after"}, {"path": new, "before": None, "after": "n"}]
-    preload.write_all(changes)
+    hostfile.write_all(changes)
     assert (hostfile.read(other), hostfile.read(new)) == ("after", "n")
-    preload.write_all(dict(change, after=change["before"]) for change in changes)
+    hostfile.write_all(dict(change, after=change["before"]) for change in changes)
     assert sorted(os.listdir(tmp_path)) == ["other", "same"] and hostfile.read(other) == "before"
 
 
@@ -192,18 +192,18 @@ def test_migrate_comes_and_goes(monkeypatch, tmp_path, was):
     """net.ipv4.tcp_migrate_req ends as it was, whoever turned it on."""
     value, saved, persistent = tmp_path / "value", tmp_path / "saved", tmp_path / "sysctl.conf"
     value.write_text(was + "\n")
-    monkeypatch.setattr(preload, "MIGRATE", str(value))
-    monkeypatch.setattr(preload, "BEFORE", str(saved))
-    monkeypatch.setattr(preload, "SYSCTL_FILE", str(persistent))
-    change = preload.migrate_change(True)
+    monkeypatch.setattr(wrapping, "MIGRATE", str(value))
+    monkeypatch.setattr(wrapping, "BEFORE", str(saved))
+    monkeypatch.setattr(wrapping, "SYSCTL_FILE", str(persistent))
+    change = wrapping.migrate_change(True)
     assert change == (None if was == "1" else {"path": str(value), "before": "0", "after": "1"})
     for _ in range(2):
-        preload.migrate_apply(preload.migrate_change(True), True)
+        wrapping.migrate_apply(wrapping.migrate_change(True), True)
         assert value.read_text().strip() == "1" and persistent.read_text().endswith("net.ipv4.tcp_migrate_req = 1\n")
-    preload.migrate_apply(preload.migrate_change(False), False)
+    wrapping.migrate_apply(wrapping.migrate_change(False), False)
     assert value.read_text().strip() == was and not saved.exists() and not persistent.exists()
-    monkeypatch.setattr(preload, "MIGRATE", str(tmp_path / "none"))
-    assert preload.migrate_change(True) is preload.migrate_change(False) is None  # before Linux 5.14
+    monkeypatch.setattr(wrapping, "MIGRATE", str(tmp_path / "none"))
+    assert wrapping.migrate_change(True) is wrapping.migrate_change(False) is None  # before Linux 5.14
 
 
 def test_running_with(monkeypatch, tmp_path):
@@ -234,6 +234,6 @@ def test_running_with(monkeypatch, tmp_path):
 
 
 def test_desired_state_is_json_with_an_end():
-    found = preload.files(wrap("nginx", log=2), captured.properties(captured.NGINX), "", [0], "on")[0]
+    found = wrapping.files(wrap("nginx", log=2), captured.properties(captured.NGINX), "", [0], "on")[0]
     text = found["/etc/fastsocket/nginx.json"]
     assert json.loads(text)["settings"] == {"log": 2} and text.endswith("}\n")

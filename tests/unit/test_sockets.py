@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import sockets
+from ansible_collections.fastsocket.fleet.plugins.module_utils import sampling, sockets
 from ansible_collections.fastsocket.fleet.plugins.module_utils.errors import FleetError
 
 CLONE_NEWNET = 0x40000000
@@ -209,13 +209,13 @@ def test_without_rights():
 import os, sys
 sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
 import conftest
-from ansible_collections.fastsocket.fleet.plugins.module_utils import sockets
+from ansible_collections.fastsocket.fleet.plugins.module_utils import sampling, sockets
 root = os.getpid()
 if not os.fork():
     os.setgroups([])
     os.setgid(65534)
     os.setuid(65534)
-    for call, args in ((sockets.pidfd_getfd, (root, 0)), (sockets.tcp_fds, (root,)), (sockets.sample, ([root], 0))):
+    for call, args in ((sockets.pidfd_getfd, (root, 0)), (sockets.tcp_fds, (root,)), (sampling.sample, ([root], 0))):
         try:
             call(*args)
         except sockets.FleetError as exc:
@@ -266,18 +266,18 @@ def test_accepts_of_processes(namespace, tmp_path):
     here, there = CPUS
     with nginx(tmp_path, "here", 8001, [here]) as one, nginx(tmp_path, "there", 8002, [there]) as two:
         with clients(here, *[8001] * 20 + [8002] * 30):
-            assert sockets.sample(one, 0.2)["passive"] == {"sampled": 20, "local": 20}
-            assert sockets.sample(two, 0.2)["passive"] == {"sampled": 30, "local": 0}
-            both = sockets.sample(one + two, 0.3)
+            assert sampling.sample(one, 0.2)["passive"] == {"sampled": 20, "local": 20}
+            assert sampling.sample(two, 0.2)["passive"] == {"sampled": 30, "local": 0}
+            both = sampling.sample(one + two, 0.3)
             assert both["passive"] == {"sampled": 50, "local": 20} and both["active"]["sampled"] == 0
             assert both["by_cpu"][str(here)] == {
                 "passive": 20, "passive_arrived": 50, "active": 0, "active_arrived": 0}  # fmt: skip
             assert both["by_cpu"][str(there)]["passive"] == 30 and both["unowned"] == 0 and both["scans"] > 2
-            assert sockets.sample(one + two, 0.1, server_ports=[8002])["passive"] == {"sampled": 30, "local": 0}
-            slow = sockets.sample(one + two, 0.4, max_rate=20)
+            assert sampling.sample(one + two, 0.1, server_ports=[8002])["passive"] == {"sampled": 30, "local": 0}
+            slow = sampling.sample(one + two, 0.4, max_rate=20)
             assert 0 < slow["passive"]["sampled"] <= slow["scans"]
         with clients(here, *[8001] * 5, send=b"GET"):
-            assert sockets.sample(one, 0.1)["passive"]["sampled"] == 0  # data has come: they tell no more
+            assert sampling.sample(one, 0.1)["passive"]["sampled"] == 0  # data has come: they tell no more
 
 
 @needs_root
@@ -289,7 +289,7 @@ def test_accepts_of_workers_with_one_listener(namespace, tmp_path):
             served = [entry for entry in sockets.tcp_fds(pid) if entry["state"] == "ESTABLISHED"]
             truth[os.sched_getaffinity(pid).pop()] += len(served)
         assert sum(truth.values()) == 64 and all(truth.values())  # the hash spreads them
-        result = sockets.sample(pids, 0.2)
+        result = sampling.sample(pids, 0.2)
         assert result["passive"] == {"sampled": 64, "local": truth[CPUS[1]]}
         assert {int(cpu): row["passive"] for cpu, row in result["by_cpu"].items()} == truth
 
@@ -302,12 +302,12 @@ def test_threads(namespace, tmp_path):
     get = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
     with nginx(tmp_path, "backend", 8100, [there]), haproxy(tmp_path, 8100) as pids:
         with clients(here, *[9001] * 12 + [9002] * 18):
-            result = sockets.sample(pids, 0.3)
+            result = sampling.sample(pids, 0.3)
             assert result["passive"] == {"sampled": 30, "local": 12} and result["unowned"] == 0
             assert result["by_cpu"][str(there)]["passive"] == 18
-            assert sockets.sample(pids, 0.1, server_ports=[9002])["passive"] == {"sampled": 18, "local": 0}
+            assert sampling.sample(pids, 0.1, server_ports=[9002])["passive"] == {"sampled": 18, "local": 0}
         with clients(here, *[9001] * 7 + [9002] * 9, send=get):
-            result = sockets.sample(pids, 1)
+            result = sampling.sample(pids, 1)
             assert result["passive"]["sampled"] == 0
             assert result["active"] == {"sampled": 16, "local": 9}  # the backend's worker sends from CPU `there`
             assert result["by_cpu"][str(there)]["active_arrived"] == 16 and result["unowned"] == 0
@@ -330,7 +330,7 @@ print(server.getsockname()[1], flush=True)
 time.sleep(60)"""
     with child(code) as (pid, _):
         time.sleep(0.1)
-        result = sockets.sample([pid], 0.2)
+        result = sampling.sample([pid], 0.2)
         assert result["passive"]["sampled"] == 1 and result["unowned"] == 2 and result["active"]["sampled"] == 0
 
 
@@ -339,12 +339,12 @@ def test_sample_of_a_process_that_ends():
     with child("import time; print(flush=True); time.sleep(0.2)") as (pid, _):
         threading.Thread(target=os.waitpid, args=(pid, 0)).start()  # unreaped, it would still have an empty fd table
         begun = time.monotonic()
-        assert sockets.sample([pid], 5)["passive"]["sampled"] == 0
+        assert sampling.sample([pid], 5)["passive"]["sampled"] == 0
         assert time.monotonic() - begun < 2
     with pytest.raises(FleetError, match=f"process {pid}: there is no such process"):
-        sockets.sample([pid], 1)
+        sampling.sample([pid], 1)
     with pytest.raises(FleetError, match="no process was given"):
-        sockets.sample([], 1)
+        sampling.sample([], 1)
 
 
 @needs_root

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What a person reads, letter for letter."""
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import stats, tables
+from ansible_collections.fastsocket.fleet.plugins.module_utils import kernelstats, stats, tables
 
 GOLDEN = """\
 web: switch on, accepts 97.5 % local, connects 75.0 % local, spread 2.25
@@ -43,6 +43,46 @@ def test_a_quiet_service():
 
 def test_no_statistics():
     assert tables.service_lines("web", None) == ["web: wrapped, no statistics yet (not started since)"]
+
+
+KERNEL = """\
+kernel (all of this network namespace): local_listen on, accepts 97.5 % local, connects - local, look-ups 95.0 % \
+local, spread 2.25
+  cpu  accepts local  remote    share  look-ups local  fallback    share
+  ---  -------------  ------  -------  --------------  --------  -------
+  0               90      10   90.0 %              80        20   80.0 %
+  2              300       0  100.0 %             300         0  100.0 %
+  10               0       0        -               0         0        -
+"""
+
+
+def kernel():
+    cpus = {cpu: dict.fromkeys(kernelstats.COUNTERS, 0) for cpu in ("10", "2", "0")}
+    cpus["0"].update(accepts_local=90, accepts_remote=10, lookups_local=80, lookups_fallback=20)
+    cpus["2"].update(accepts_local=300, lookups_local=300)
+    return {"cpus": cpus, "sysctls": {"local_listen": 1}, "summary": kernelstats.summary(cpus)}
+
+
+def test_the_kernel():
+    assert tables.kernel_lines(kernel()) == KERNEL.splitlines()
+    assert "local_listen off," in tables.kernel_lines(dict(kernel(), sysctls={"local_listen": 0}))[0]
+    assert tables.kernel_lines(None) == []
+
+
+def test_a_host():
+    assert tables.host_lines({}, None) == ["no service is wrapped on this host"]
+    assert tables.host_lines({}, kernel())[1:] == KERNEL.splitlines()
+    both = tables.host_lines({"web": reading(), "other": None}, kernel())
+    assert both == tables.service_lines("other", None) + GOLDEN.splitlines() + KERNEL.splitlines()
+
+
+def test_a_window_is_shown_instead_of_the_sums():
+    cpus = {"0": row(accepts_local=1)}
+    found = dict(reading(), window=dict(stats.summary(cpus), cpus=cpus))
+    lines = tables.host_lines({"web": found}, dict(kernel(), window=dict(kernelstats.summary({}), cpus={})))
+    assert lines[0] == "web: switch on, accepts 100.0 % local, connects - local, spread 1.00"
+    assert lines[3].split()[:3] == ["0", "1", "0"] and lines[4].startswith("  errors")
+    assert "accepts - local" in lines[5]
 
 
 def test_render():
