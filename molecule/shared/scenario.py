@@ -48,4 +48,4 @@ def mapped(host, unit):
 
 def status(host):
     """What fsctl says of a host's services, as JSON."""
-    return json.loads(lab.sh(host, "fsctl status --json"))
+    return json.loads(lab.sh(host, "fsctl status --json"))["services"]

@@ -107,12 +107,12 @@ def test_fsctl():
     with lab.load(TARGET) as load:
         # Nobody ever comes to the IPv6 listener, and fsctl waits for its slots: look while it does.
         said = lab.sh(NODE, "fsctl off & sleep 0.5; fsctl status --json >/tmp/early; wait")
-        assert re.fullmatch(r"nginx: off in \d\.\d\d s(, \d idle slots follow at their next call)?\n", said), said
+        assert re.fullmatch(r"nginx: off in 0\.\d\d s(, \d idle slots follow at their next call)?\n", said), said
         assert fsctl("off") == "nginx: off already\n"
         assert lab.sh(NODE, "cat /run/fastsocket/nginx.switch") == "0"
         lab.sh(NODE, "sleep 1")
         counted = summary()["accepts"]
-        assert json.loads(lab.sh(NODE, "cat /tmp/early"))["nginx"]["summary"]["accepts"] == counted
+        assert json.loads(lab.sh(NODE, "cat /tmp/early"))["services"]["nginx"]["summary"]["accepts"] == counted
         # A host that was turned off by hand stays so: the next run of the playbook does not turn it on again.
         assert lab.module(NODE, "preload", "--check", service="nginx", settings={"pin": True})["changed"] is False
         assert fsctl("status").startswith("nginx: switch off")
