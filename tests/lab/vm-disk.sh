@@ -19,6 +19,7 @@ mke2fs -q -t ext4 -O '^metadata_csum_seed,^orphan_file' -U "$uuid" -E offset=104
 loop=$(losetup --find --show --offset 1048576 "$disk")
 mkdir "$place/dev" "$place/mnt"
 mount -t tmpfs -o mode=755 tmpfs "$place/dev"
+# shellcheck disable=SC2046 # two words
 set -- $(stat -c '%Hr %Lr' "$loop")
 mknod "$place/dev/vda" b "$1" "$2"
 mknod "$place/dev/null" c 1 3
