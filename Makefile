@@ -11,9 +11,9 @@ PYTHON := $(VENV)/bin/python
 export PATH := $(VENV)/bin:$(PATH)
 # The lab needs root: mounts, namespaces, cgroups.
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env env "PATH=$(PATH)" "HOME=$(HOME)")
-SUITES := lint unit c-test sanity kernel integration molecule
+SUITES := lint unit c-test sanity kernel integration lab molecule vm
 
-.PHONY: help setup test lint unit c-test sanity kernel test-kernel-debug integration molecule demo demo-kernel build hooks clean
+.PHONY: help setup test lint unit c-test sanity kernel test-kernel-debug integration lab molecule vm demo demo-kernel build hooks clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,7 +43,13 @@ test-kernel-debug: setup ## the same with lockdep, KASAN and PROVE_RCU, 4 CPUs; 
 	@kernel=$$(tools/kernel debug) && $(PYTHON) -m pytest tests/kernel --kernel "$$kernel" --flavour debug $(if $(CPUS),--cpus $(CPUS))
 
 integration: setup ## the tarball, and what needs the lab but no scenario
-	@$(ROOT) $(PYTHON) -m pytest tests/integration $(wildcard tests/lab)
+	@$(ROOT) $(PYTHON) -m pytest tests/integration
+
+lab: setup ## the lab itself, containers and virtual machines
+	@$(ROOT) $(PYTHON) -m pytest tests/lab
+
+vm: setup ## kernels on trial in virtual machines with a real GRUB: what panics, hangs or is never committed comes back
+	@$(ROOT) $(PYTHON) -m pytest tests/vm
 
 molecule: setup ## every scenario in the lab; SCENARIOS="nic preload" for some
 	@$(ROOT) tools/molecule $(SCENARIOS)
