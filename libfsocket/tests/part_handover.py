@@ -85,7 +85,7 @@ def test_handover():
                 held.pop().close()
                 time.sleep(0.5)
                 failed, answers = load.end()
-                assert taken and not failed and len(answers) > 200, f"{failed} of {len(answers)}"
+                assert taken and not failed and len(answers) > 50, f"{failed} of {len(answers)}"
                 theirs = [cookie(s) for s in sockets_of(new.process.pid)]
                 assert mine in theirs, f"{mine} not in {theirs}"
                 (row,) = new.stats.read()["listeners"]

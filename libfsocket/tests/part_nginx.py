@@ -63,7 +63,7 @@ def reload_under_load(migrate):
             nginx.reload()
             time.sleep(0.1)
         failed, answers = load.end()
-        assert not failed and len(answers) > 200, f"{failed} of {len(answers)}"
+        assert not failed and len(answers) > 50, f"{failed} of {len(answers)}"
         lab.wait_for("the old workers to end", lambda: len(nginx.workers()) == 2)
         all_local(nginx)
         no_errors(nginx)
@@ -102,7 +102,7 @@ def test_worker_killed():
     # Stock loses what a worker had accepted: at most one request a client and kill; nothing times out or is refused.
     assert set(failed) <= {"reset", "empty"} and sum(failed.values()) <= max(2 * 4, sum(stock.values())), (
         f"{failed} of {len(answers)}, stock: {stock}")
-    assert len(answers) > 200
+    assert len(answers) > 50
 
 
 def test_switch():
@@ -122,7 +122,7 @@ def test_switch():
                 nginx.switch.set("1")
                 lab.wait_for("mode SLOTS", lambda n=nginx: n.stats.mode(8084) == ["SLOTS"], 2)
             failed, answers = load.end()
-            assert not failed and len(answers) > 200, f"{failed} of {len(answers)}"
+            assert not failed and len(answers) > 50, f"{failed} of {len(answers)}"
             all_local(nginx)
             no_errors(nginx)
 
@@ -178,7 +178,7 @@ def test_accept_mutex():
         load = Load(HOST, 8089, clients=3)
         time.sleep(1)
         failed, answers = load.end()
-        assert not failed and len(answers) > 200, f"{failed} of {len(answers)}"
+        assert not failed and len(answers) > 50, f"{failed} of {len(answers)}"
         assert nginx.process.poll() is None
 
 
