@@ -161,7 +161,7 @@ def test_boot_loop(machines):
 #!/bin/sh
 echo >>/root/boots
 until journalctl -b -t sshd | grep -q Accepted; do sleep 1; done
-sleep 15
+sleep 8
 [ $(wc -l </root/boots) -ge 3 ] || systemctl reboot
 END
         chmod 755 /usr/local/sbin/loop""")
