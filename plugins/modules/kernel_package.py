@@ -130,7 +130,8 @@ packages:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter, kernel_package
+from ansible_collections.fastsocket.fleet.plugins.module_utils import adapter
+from ansible_collections.fastsocket.fleet.plugins.module_utils.kernel_package import package as kernel_package
 
 
 def main():

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import kernel_package, paths
+from ansible_collections.fastsocket.fleet.plugins.module_utils import paths
 from ansible_collections.fastsocket.fleet.plugins.module_utils.errors import FleetError
 from ansible_collections.fastsocket.fleet.plugins.module_utils.kernel_package import (
     deb,
@@ -22,6 +22,7 @@ from ansible_collections.fastsocket.fleet.plugins.module_utils.kernel_package im
     rpm,
     tools,
 )
+from ansible_collections.fastsocket.fleet.plugins.module_utils.kernel_package import package as kernel_package
 
 KERNEL = "6.12.7-1.fastsocket.x86_64"
 MACHINE_ID = "0123456789abcdef0123456789abcdef"

@@ -219,4 +219,3 @@ def boots(trial, root="/"):
             found.setdefault(boot_id, {
                 "boot_id": boot_id, "kernel": kernel, "trial": what == "trial", "time": int(when)})
     return list(found.values()), fired, expired
-

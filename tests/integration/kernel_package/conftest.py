@@ -28,7 +28,8 @@ cat /var/lib/fastsocket/* 2>/dev/null; ls /var/tmp
 RUN = """
 import json, sys
 sys.path.insert(0, "/share/code")
-from module_utils import errors, kernel_package
+from module_utils import errors
+from module_utils.kernel_package import package as kernel_package
 def run(given):
     try:
         return dict(kernel_package.ensure(**given), failed=False)
