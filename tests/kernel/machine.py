@@ -70,7 +70,7 @@ def boot(kernel, initramfs, logs, cpus, memory, limit, silence, arguments="", pa
     """Run the plan in `initramfs` on `cpus` CPUs with `memory` MiB; return a Boot.
 
     `parallel`: the CPUs run at the same time, each a thread of QEMU's own; else they take turns. When there are many
-    more than the host has idle cores, they mostly wait for one that does not run: turns were six times faster with 24.
+    more than the host has idle cores, they mostly wait for one that does not run: with 24, turns were much faster.
     The machine is ended after `limit` seconds, or when its plan has said nothing for `silence` seconds. `logs` is the
     path of the two logs without their endings (.console, .ktap), which stay.
     """
