@@ -15,12 +15,6 @@ HOSTS = {"web1": "nginx", "web2": "nginx", "lb": "haproxy"}
 GHOST = "10.99.0.99"
 
 
-def old_python():
-    """A Python 3.6 of this machine, to be shown to a host at the same path; None where there is none."""
-    found = sorted(Path.home().glob(".pyenv/versions/3.6.*/bin/python3.6"))
-    return str(found[-1]) if found else None
-
-
 @pytest.fixture(scope="session")
 def collections(tmp_path_factory):
     return fleet.build(tmp_path_factory.mktemp("fleet"))
@@ -35,7 +29,7 @@ def lab(collections, tmp_path_factory):
     hosts = [{"name": host, "address": [f"10.99.0.{number}"], "profile": profile}
              for number, (host, profile) in enumerate(HOSTS.items(), 41)]
     (folder / "spec.json").write_text(json.dumps({"name": name, "host": hosts}))
-    binds = ["--bind", "web2={0}:{0}".format(Path(old_python()).parents[1])] if old_python() else []
+    binds = ["--bind", "web2={0}:{0}".format(Path(fleet.old_python()).parents[1])] if fleet.old_python() else []
     up = subprocess.run([fleet.LAB, "up", "--spec", folder / "spec.json", *binds], check=False,
                         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert up.returncode == 0, up.stdout

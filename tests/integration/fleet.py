@@ -36,6 +36,12 @@ def build(folder):
     return f"{folder}/collections"
 
 
+def old_python():
+    """A Python 3.6 of this machine, to be shown to a host at the same path; None where there is none."""
+    found = sorted(Path.home().glob(".pyenv/versions/3.6.*/bin/python3.6"))
+    return str(found[-1]) if found else None
+
+
 class Run:
     """An ended ansible-playbook: status, output, and for each host of the recap its counts."""
 

@@ -5,8 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import old_python
-from fleet import TOP, Lab, differences
+from fleet import TOP, Lab, differences, old_python
 
 HOST = "web2"
 ADDRESS = "web2=10.99.0.42:80"
