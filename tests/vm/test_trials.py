@@ -1,0 +1,134 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Our kernel is tried on real machines and fails in every way we know: each comes back to stock by itself, and the run
+says what became of it. Then it does not fail.
+
+Two rounds on four machines, as two cores cannot boot more at once."""
+import re
+
+import pytest
+from conftest import NEXT
+
+LKDTM = ["lkdtm.cpoint_name=DIRECT"]
+# What makes the first boot of a machine fail, and what its console must then show.
+FIRST = {
+    "v1": (LKDTM + ["lkdtm.cpoint_type=PANIC"], "Kernel panic - not syncing: dumptest"),
+    "v2": (LKDTM + ["lkdtm.cpoint_type=HARDLOCKUP"], "Kernel panic - not syncing: Hard LOCKUP"),
+    "v3": (["root=/dev/nonexistent"], "Kernel panic - not syncing: VFS: Unable to mount root fs"),
+    "v4": (["systemd.mask=systemd-networkd.service"], "nobody committed the trial boot"),
+}
+CANARY = "v1"
+SECOND = {"good": "v1", "early": "v2", "soft": "v3", "alone": "v4"}
+SOFT = (LKDTM + ["lkdtm.cpoint_type=SOFTLOCKUP"], "Kernel panic - not syncing: softlockup")
+BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
+ON_TRIAL = "grep -c fastsocket.trial= /proc/cmdline; uname -r"
+
+
+def came_back(machines, kernel, host, before):
+    """The host is on stock by itself: another boot, no trial, nothing armed, stock the default, ours still there."""
+    assert machines.inside(host, "uname -r") == machines.stock
+    assert machines.inside(host, BOOT_ID) != before
+    assert "fastsocket.trial=" not in machines.inside(host, "cat /proc/cmdline")
+    assert "next_entry=fastsocket" not in machines.inside(host, "grub-editenv list")
+    told = machines.trial(host)
+    assert told["default"]["kernel"] == machines.stock and told["problems"] == []
+    assert kernel.version in [entry["kernel"] for entry in told["entries"]]
+
+
+def fell_back(machines, host, failures):
+    """The run names the outcome; returns its one message for the host."""
+    said = [text for name, text in failures if name == host]
+    assert len(said) == 1, said
+    assert re.match(f"{host} fell back to {re.escape(machines.stock)} after [0-9]+ s: ", said[0]), said
+    return said[0]
+
+
+@pytest.fixture(scope="module", name="first")
+def fixture_first(machines, play):
+    """The first round: three by the role, and the canary of a rollout."""
+    before = {host: machines.inside(host, BOOT_ID) for host in FIRST}
+    untouched = machines.snapshot(NEXT)
+    rollout = play("rollout", {CANARY: {"kernel_arguments": FIRST[CANARY][0]}, NEXT: {}},
+                   book="fastsocket.fleet.rollout", rollout_canary=CANARY, preload_services=["nginx"])
+    role = play("first", {host: {"kernel_arguments": FIRST[host][0], "kernel_trial_seconds": 60}
+                          for host in FIRST if host != CANARY})
+    runs = {"rollout": rollout.end(), "role": role.end()}
+    return {"before": before, "untouched": untouched, **runs}
+
+
+@pytest.mark.parametrize("host", FIRST)
+def test_a_kernel_that_fails_comes_back_by_itself(machines, kernel, first, host):
+    run = first["rollout" if host == CANARY else "role"]
+    assert run.status != 0
+    fell_back(machines, host, run.failures)
+    came_back(machines, kernel, host, first["before"][host])
+    assert FIRST[host][1] in machines.console(host)
+
+
+def test_a_rollout_stops_there(machines, first):
+    assert [host for host, _text in first["rollout"].failures] == [CANARY], first["rollout"].output
+    assert NEXT not in first["rollout"].recap
+    assert machines.snapshot(NEXT) == first["untouched"]
+    assert machines.inside(CANARY, "systemctl is-active nginx; ls /usr/lib/fastsocket/libfsocket.so 2>&1 || true") == (
+        "active\nls: cannot access '/usr/lib/fastsocket/libfsocket.so': No such file or directory")
+
+
+@pytest.fixture(scope="module", name="second")
+def fixture_second(machines, kernel, play, first):
+    """The second round: a machine that is reset before the commit, a controller that dies, one more lockup, and what is
+    to be: the kernel stays."""
+    before = {host: machines.inside(host, BOOT_ID) for host in SECOND.values()}
+    # The one that is to be reset is watched so long that the reset comes first, whatever else the machine does.
+    role = play("second", {
+        SECOND["good"]: {"kernel_features": ["local_listen"]},
+        SECOND["early"]: {"kernel_stable_seconds": 90},
+        SECOND["soft"]: {"kernel_arguments": SOFT[0]}})
+    alone = play("alone", {SECOND["alone"]: {}}, kernel_trial_seconds=60)
+    alone.shows("kernel : Look at the host]")
+    alone.kill()
+    trial = machines.until(SECOND["early"], ON_TRIAL, lambda said: said == f"1\n{kernel.version}")
+    machines.reset(SECOND["early"])
+    return {"before": before, "trial": trial, "role": role.end(), "alone": alone.output}
+
+
+def test_a_reset_before_the_commit_ends_the_trial(machines, kernel, second):
+    host = SECOND["early"]
+    fell_back(machines, host, second["role"].failures)
+    came_back(machines, kernel, host, second["before"][host])
+
+
+def test_a_soft_lockup_comes_back_by_itself(machines, kernel, second):
+    host = SECOND["soft"]
+    fell_back(machines, host, second["role"].failures)
+    came_back(machines, kernel, host, second["before"][host])
+    assert SOFT[1] in machines.console(host)
+
+
+def test_a_controller_that_dies_is_not_needed(machines, kernel, second):
+    host = SECOND["alone"]
+    assert "PLAY RECAP" not in second["alone"]
+    machines.until(host, ON_TRIAL + "; systemctl is-system-running", lambda said: said.split() == [
+        "0", machines.stock, "running"])
+    came_back(machines, kernel, host, second["before"][host])
+    trial = machines.trial(host)["trial"]
+    assert trial["state"] == "fell_back" and [boot["trial"] for boot in trial["boots"]] == [True, False], trial
+
+
+def test_a_good_kernel_stays(machines, kernel, second):
+    host = SECOND["good"]
+    run = second["role"]
+    assert host not in [name for name, _text in run.failures] and run.recap[host]["failed"] == 0, run.output
+    assert machines.inside(host, "uname -r") == kernel.version
+    told = machines.trial(host)
+    assert told["default"]["kernel"] == kernel.version
+    # Stock is still there, and a plain reset goes to what was committed, with its features.
+    assert machines.stock in [entry["kernel"] for entry in told["entries"]]
+    assert machines.inside(host, f"test -s /boot/vmlinuz-{machines.stock} && test -d /lib/modules/{machines.stock}"
+                                 f" && dpkg-query -W -f '${{Status}}' linux-image-{machines.stock}") == (
+        "install ok installed")
+    before = machines.inside(host, BOOT_ID)
+    machines.reset(host)
+    machines.until(host, BOOT_ID, lambda said: said not in ("", before))
+    assert machines.inside(host, "uname -r; sysctl -n net.fastsocket.local_listen; systemctl is-system-running --wait"
+                           ).split() == [kernel.version, "1", "running"]
+    assert "fastsocket.trial=" not in machines.inside(host, "cat /proc/cmdline")
