@@ -96,15 +96,33 @@ def write_json(path, value, mode=0o644):
 
 @contextlib.contextmanager
 def locked(folder):
-    """Hold an exclusive lock on a directory (made when missing): two runs at once, say a playbook and the boot unit,
-    take turns."""
-    os.makedirs(folder, mode=0o755, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    """Hold an exclusive lock on a directory (made when missing, gone with the lock when nothing came into it): two
+    runs at once, say a playbook and the boot unit, take turns."""
+    handle = _lock(folder)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
         yield
     finally:
+        if os.path.basename(folder) == "fastsocket":
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)    # it is not empty
         os.close(handle)
+
+
+def _lock(folder):
+    """Return the handle of the locked directory that has this name: who waits for a lock may get that of one which is
+    gone by then."""
+    while True:
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                    return handle
+            except BaseException:
+                os.close(handle)
+                raise
+            os.close(handle)
 
 
 def _sync_folder(folder):

@@ -69,7 +69,8 @@ def deadman(lab, collections):
         stack.callback(lambda: lab.sh(HOST, (
             "systemctl stop fastsocket-deadman; rm -f /usr/lib/fastsocket/deadman-* /etc/systemd/system/hung.service "
             "/etc/systemd/system/*.wants/fastsocket-deadman.service /etc/systemd/system/fastsocket-deadman.service; "
-            "rm -rf /var/lib/fastsocket/boots /run/fastsocket/boot; umount /proc/cmdline /proc/uptime; "
+            "rm -rf /var/lib/fastsocket/boots /run/fastsocket/boot; "
+            "rmdir /usr/lib/fastsocket /var/lib/fastsocket /run/fastsocket; umount /proc/cmdline /proc/uptime; "
             "systemctl daemon-reload; true"), status=None))
         yield install
 

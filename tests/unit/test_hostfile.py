@@ -2,10 +2,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Files are written whole or not at all."""
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +110,36 @@ def test_the_lock_is_exclusive_and_leaves_no_file(tmp_path):
         assert subprocess.call(call, stderr=subprocess.DEVNULL) != 0
     assert subprocess.call(call) == 0
     assert os.listdir(folder) == []
+
+
+def test_a_lock_leaves_no_empty_folder(tmp_path):
+    folder = tmp_path / "fastsocket"
+    with hostfile.locked(str(folder)):
+        assert folder.is_dir()
+    assert not folder.exists()
+    with hostfile.locked(str(folder)):
+        (folder / "kept").touch()
+    assert folder.is_dir()
+
+
+def test_who_waited_for_a_lock_holds_the_folder_that_is_there(tmp_path):
+    """The one before removes the folder: its lock is nobody's any more."""
+    folder, held = tmp_path / "fastsocket", []
+
+    def second():
+        with hostfile.locked(str(folder)):
+            handle = os.open(folder, os.O_RDONLY)
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.close(handle)
+            held.append(1)
+
+    with hostfile.locked(str(folder)):
+        inode = folder.stat().st_ino
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        deadline = time.monotonic() + 10
+        while f":{inode} " not in Path("/proc/locks").read_text().split("->", 1)[-1] and time.monotonic() < deadline:
+            time.sleep(0.01)
+    waiting.join(10)
+    assert held == [1] and not folder.exists()
