@@ -23,7 +23,7 @@
 #include <stdint.h>
 
 #define FSOCKET_MAGIC "FSOCKET\n"
-#define FSOCKET_ABI_VERSION 1
+#define FSOCKET_ABI_VERSION 2
 
 #define FSOCKET_SWITCH_ON '1'
 #define FSOCKET_SWITCH_OFF '0'
@@ -45,9 +45,10 @@ enum fsocket_error {
 };
 
 /* Capabilities, found by trying, never by version. */
-#define FSOCKET_CAP_INCOMING_CPU 1u	/* SO_INCOMING_CPU can be set */
+#define FSOCKET_CAP_INCOMING_CPU 1u	/* reuseport groups choose by SO_INCOMING_CPU */
 #define FSOCKET_CAP_PORT_RANGE 2u	/* IP_LOCAL_PORT_RANGE can be set */
 #define FSOCKET_CAP_MIGRATE 4u		/* net.ipv4.tcp_migrate_req is on */
+#define FSOCKET_CAP_PROBED 8u		/* FSOCKET_CAP_INCOMING_CPU was tried */
 
 struct fsocket_header {
 	char magic[8];
@@ -72,22 +73,37 @@ struct fsocket_header {
 	char library[24];	/* version of the library that made the file */
 };
 
-/* One cache line a CPU. Sums since the file was made; they never go back. */
+/*
+ * Two cache lines a CPU. Sums since the file was made; they never go back.
+ *
+ * Where a connection's packets came to is a question to the kernel, a system
+ * call, so it is asked for the first FSOCKET_LOOKS connections of a thread in
+ * each tick of FSOCKET_TICK_MS: *_local and *_remote are a sample, the share of
+ * one in both is the measured locality. Below FSOCKET_LOOKS connections a tick
+ * it is all of them.
+ */
+#define FSOCKET_TICK_MS 100
+#define FSOCKET_LOOKS 4
+
 struct fsocket_cpu {
-	uint64_t accepts_local;		/* SO_INCOMING_CPU was the acceptor's CPU */
-	uint64_t accepts_remote;	/* it was another */
-	uint64_t accepts_global;	/* of both: taken from the global listener */
-	uint64_t connects_local;	/* last packet before close() came to the connector's CPU */
-	uint64_t connects_remote;	/* it came to another */
+	uint64_t accepts;		/* accepted connections */
+	uint64_t accepts_local;		/* looked at: SO_INCOMING_CPU was the acceptor's CPU */
+	uint64_t accepts_remote;	/* looked at: it was another */
+	uint64_t accepts_global;	/* of accepts: taken from the global listener */
+	uint64_t connects_local;	/* looked at before close(): the last packet came to the connector's CPU */
+	uint64_t connects_remote;	/* looked at: it came to another */
 	uint64_t connects_steered;	/* source port from the CPU's block */
 	uint64_t connects_unsteered;	/* source port from the whole range */
-	uint64_t spills;		/* times a slot handed its share to the others */
+	uint64_t spills;		/* times the CPU's slot handed its share to the others */
+	uint64_t accepts_helped;	/* of accepts: from the slot of another CPU, whose owner did not come */
+	uint64_t reserved[6];
 };
 
 enum fsocket_mode {
 	FSOCKET_MODE_UNKNOWN = 0,	/* not set yet, or (sole is 0) not ours to set */
 	FSOCKET_MODE_SLOTS = 1,		/* new connections go to the slot of their CPU */
 	FSOCKET_MODE_GLOBAL = 2,	/* new connections go to the application's own listener */
+	FSOCKET_MODE_SHARDED = 3,	/* the application has several listeners there, each is its thread's slot */
 };
 
 struct fsocket_listener {
@@ -117,7 +133,8 @@ struct fsocket_slot {
 	int32_t tid;
 	uint32_t queue;		/* accept queue length when last looked at */
 	uint32_t backlog;
-	uint64_t reserved[3];
+	uint64_t accepts;	/* by its owner: does it still come? */
+	uint64_t reserved[2];
 };
 
 #endif

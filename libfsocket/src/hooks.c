@@ -17,7 +17,9 @@
 #include "ports.h"
 #include "real.h"
 #include "settings.h"
+#include "shard.h"
 #include "slots.h"
+#include "steer.h"
 
 EXPORT int socket(int domain, int type, int protocol)
 {
@@ -78,7 +80,7 @@ EXPORT int listen(int fd, int backlog)
 	known = listener_find(fd);
 	if (known)
 		known->backlog = backlog;
-	if (known || !shared.header || !settings.listen || !socket_is_tcp(fd))
+	if (known || !shared.header || !settings.listen || !socket_is_tcp(fd) || !steer_works())
 		return real.listen(fd, backlog);
 	keep = errno;
 	shares = socket_flag(fd, SO_REUSEPORT);
@@ -103,7 +105,7 @@ static int any_accept(int fd, struct sockaddr *address, socklen_t *length, int f
 	real_ready();
 	l = listener_find(fd);
 	if (l)
-		result = slots_accept(l, address, length, flags);
+		result = l->sharded ? shard_accept(l, address, length, flags) : slots_accept(l, address, length, flags);
 	else if (flags < 0)
 		result = real.accept(fd, address, length);
 	else
@@ -132,8 +134,12 @@ EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flag
 
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
 {
+	enum fd_kind kind;
+
 	real_ready();
-	if (!shared.header || !settings.connect || fd_kind(fd_get(fd)) != FD_FRESH || !switch_on())
+	kind = fd_kind(fd_get(fd));
+	if (kind < FD_FRESH || kind > FD_ACTIVE || !shared.header || !settings.connect ||
+	    (kind != FD_ACTIVE && !switch_on()))
 		return real.connect(fd, address, length);
 	return ports_connect(fd, address, length);
 }

@@ -42,20 +42,15 @@ void fds_init(void)
 
 static void probe(void)
 {
-	int fd = real.socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), cpu = 0;
 	FILE *file = fopen("/proc/sys/net/ipv4/tcp_migrate_req", "re");
 
-	if (fd >= 0 && !setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &cpu, sizeof(cpu)))
-		shared.header->capabilities |= FSOCKET_CAP_INCOMING_CPU;
-	if (fd >= 0)
-		real.close(fd);
-	if (file) {
-		if (fgetc(file) == '1')
-			shared.header->capabilities |= FSOCKET_CAP_MIGRATE;
-		else
-			shared.header->capabilities &= ~FSOCKET_CAP_MIGRATE;
-		fclose(file);
-	}
+	if (!file)
+		return;
+	if (fgetc(file) == '1')
+		shared.header->capabilities |= FSOCKET_CAP_MIGRATE;
+	else
+		shared.header->capabilities &= ~FSOCKET_CAP_MIGRATE;
+	fclose(file);
 }
 
 static void after_fork(void)

@@ -31,7 +31,7 @@ size_t leave_size(char *const *environment)
 	size_t size = sizeof(char *);
 	int found = 0;
 
-	if (!shared.header || !environment || switch_now() != FSOCKET_SWITCH_LEAVE)
+	if (!shared.header || !environment || switch_at(coarse_ms()) != FSOCKET_SWITCH_LEAVE)
 		return 0;
 	for (; *environment; environment++) {
 		size += sizeof(char *);

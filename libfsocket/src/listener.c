@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -14,7 +15,9 @@
 #include "fds.h"
 #include "real.h"
 #include "settings.h"
+#include "shard.h"
 #include "slots.h"
+#include "steer.h"
 
 /* Listeners one process can have managed; the others work as without us. */
 #define LISTENERS 64
@@ -49,6 +52,13 @@ int socket_is_tcp(int fd)
 	return (domain == AF_INET || domain == AF_INET6) &&
 	       socket_flag(fd, SO_TYPE) == SOCK_STREAM &&
 	       socket_flag(fd, SO_PROTOCOL) == IPPROTO_TCP;
+}
+
+int socket_blocks(int fd)
+{
+	int status = fcntl(fd, F_GETFL);
+
+	return status >= 0 && !(status & O_NONBLOCK);
 }
 
 struct listener *listener_find(int fd)
@@ -112,7 +122,6 @@ static void drop_slots(struct listener *l)
 			real.close(fd);
 		}
 	}
-	l->used = 0;
 }
 
 static int make_arrays(struct listener *l)
@@ -134,6 +143,7 @@ static int make_arrays(struct listener *l)
 	for (int cpu = 0; cpu < cpus; cpu++) {
 		l->slots[cpu] = -1;
 		l->claims[cpu].cpu = cpu;
+		l->claims[cpu].helped = -1;
 	}
 	l->cpus = cpus;
 	return 1;
@@ -154,14 +164,27 @@ static int make_slots(struct listener *l)
 		if (fd < 0)
 			continue;
 		fd_set_kind(fd, FD_SLOT, (unsigned int)(l - listeners));
-		l->cookies[cpu] = socket_cookie(fd);
+		/* Another thread may look at the slots of who had the struct before. */
+		__atomic_store_n(&l->cookies[cpu], socket_cookie(fd), __ATOMIC_RELAXED);
 		l->slots[cpu] = fd;
 		made++;
 	}
 	return made;
 }
 
-/* The application made several listeners of one address: its own sharding, not ours to double. */
+static void release_claims(struct listener *l)
+{
+	for (int cpu = 0; cpu < l->cpus; cpu++) {
+		struct claim *c = &l->claims[cpu];
+
+		if (c->tid && l->sharded)
+			shard_release(l, c);
+		else if (c->tid)
+			claim_release(l, c);
+	}
+}
+
+/* Does the application have several listeners of one address? Then they need no siblings. */
 static int sharded(const struct listener *l)
 {
 	int found = 0;
@@ -172,9 +195,13 @@ static int sharded(const struct listener *l)
 		if (other == l || !other->used || other->address_length != l->address_length ||
 		    memcmp(&other->address, &l->address, l->address_length))
 			continue;
-		fd_set_kind(other->fd, FD_OTHER, 0);
-		drop_slots(other);
 		found = 1;
+		if (other->sharded)
+			continue;
+		release_claims(other);
+		other->sharded = 1;
+		drop_slots(other);
+		__atomic_store_n(&other->row->mode, FSOCKET_MODE_SHARDED, __ATOMIC_RELAXED);
 	}
 	return found;
 }
@@ -190,7 +217,8 @@ static int note(struct listener *l, int sole)
 		if (sole >= 0)
 			__atomic_store_n(&row->sole, (uint16_t)sole, __ATOMIC_RELAXED);
 		/* What a predecessor told the group is not known: the first claim tells it anew. */
-		__atomic_store_n(&row->mode, FSOCKET_MODE_UNKNOWN, __ATOMIC_RELAXED);
+		__atomic_store_n(&row->mode, l->sharded ? FSOCKET_MODE_SHARDED : FSOCKET_MODE_UNKNOWN,
+				 __ATOMIC_RELAXED);
 		/* A thread may still look at the row of who had the struct before: never NULL. */
 		l->row = row;
 	}
@@ -231,11 +259,8 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	l->address_length = sizeof(l->address);
 	if (!l->cookie || is_copy(l->cookie) || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
 		return NULL;
-	if (sharded(l)) {
-		say(1, "port %d has several listeners of its own: left alone", port_of(&l->address));
-		return NULL;
-	}
-	if (!make_arrays(l) || !make_slots(l)) {
+	l->sharded = sharded(l);
+	if (!make_arrays(l) || (!l->sharded && !make_slots(l))) {
 		say(1, "no slots for port %d: %s", port_of(&l->address), strerror(errno));
 		return NULL;
 	}
@@ -245,7 +270,7 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	}
 	l->used = 1;
 	fd_set_kind(fd, FD_LISTENER, (unsigned int)(l - listeners));
-	say(2, "port %d: slots prepared", port_of(&l->address));
+	say(2, "port %d: %s", port_of(&l->address), l->sharded ? "one of several listeners" : "slots prepared");
 	return l;
 }
 
@@ -276,7 +301,7 @@ struct listener *listener_adopt(int fd)
 {
 	int one = 1;
 
-	if (setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
+	if (!steer_works() || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
 		return NULL;
 	/* Whether it was the first of its group, who made it has noted (-1: keep that). */
 	return listener_prepare(fd, inherited_backlog(fd), -1);
@@ -296,11 +321,10 @@ int listener_ours(void)
 
 void listener_close(struct listener *l)
 {
-	for (int cpu = 0; cpu < l->cpus; cpu++)
-		if (l->claims[cpu].tid)
-			claim_release(l, &l->claims[cpu]);
+	release_claims(l);
 	fd_set_kind(l->fd, FD_UNKNOWN, 0);
 	drop_slots(l);
+	l->used = 0;
 }
 
 void listener_lose_slot(int fd)

@@ -150,7 +150,7 @@ int ports_connect(int fd, const struct sockaddr *address, socklen_t length)
 		return result;
 	keep = errno;
 	if (cpu < 0)
-		cpu = counting_cpu();
+		cpu = counting_cpu(coarse_ms());
 	fd_set_kind(fd, FD_ACTIVE, (unsigned int)cpu);
 	if (steered)
 		COUNT(cpu, connects_steered);
@@ -162,9 +162,12 @@ int ports_connect(int fd, const struct sockaddr *address, socklen_t length)
 
 void ports_closing(int fd, unsigned int cpu)
 {
+	static __thread struct looks looks;
 	int incoming = -1, keep = errno;
 	socklen_t length = sizeof(incoming);
 
+	if (!looks_take(&looks, coarse_ms()))
+		return;
 	/* -1: no packet ever came (refused in silence, or given up). */
 	if (!getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &incoming, &length) && incoming >= 0) {
 		if ((unsigned int)incoming == cpu)
@@ -174,3 +177,4 @@ void ports_closing(int fd, unsigned int cpu)
 	}
 	errno = keep;
 }
+

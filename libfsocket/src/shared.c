@@ -153,7 +153,7 @@ static ino_t switch_ino;
 static _Atomic char switch_value = FSOCKET_SWITCH_OFF;
 static _Atomic int64_t switch_next;
 
-static int64_t coarse_ms(void)
+int64_t coarse_ms(void)
 {
 	struct timespec now;
 
@@ -209,9 +209,8 @@ static void switch_look(void)
 		atomic_store_explicit(&switch_value, value, memory_order_relaxed);
 }
 
-char switch_now(void)
+char switch_at(int64_t now)
 {
-	int64_t now = coarse_ms();
 	int64_t next = atomic_load_explicit(&switch_next, memory_order_relaxed);
 
 	/* One thread looks; the others take what it found. */
@@ -240,7 +239,7 @@ void shared_open(void)
 		return;
 	}
 	/* Before there are threads: one that is not the first to look must not take the initial value. */
-	switch_now();
+	switch_at(coarse_ms());
 	fd = open_file(&want);
 	if (fd >= 0) {
 		memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
@@ -300,8 +299,10 @@ static int slot_rows(void)
 void slot_row_clear(struct fsocket_slot *row)
 {
 	slot_state_set(row, FSOCKET_SLOT_FREE);
-	row->listener = row->cookie = 0;
+	row->listener = 0;
+	__atomic_store_n(&row->cookie, 0, __ATOMIC_RELAXED);
 	row->cpu = row->pid = row->tid = 0;
+	__atomic_store_n(&row->accepts, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->queue, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, 0, __ATOMIC_RELAXED);
 }
@@ -365,6 +366,24 @@ struct fsocket_slot *slot_row_free(void)
 			return row;
 	}
 	return NULL;
+}
+
+struct fsocket_slot *slot_served(uint64_t slot_cookie, uint64_t *accepts)
+{
+	struct fsocket_slot *found = NULL;
+
+	*accepts = 0;
+	for (int k = 0; k < slot_rows(); k++) {
+		struct fsocket_slot *row = &shared.slots[k];
+		uint32_t state = slot_state(row);
+
+		if ((state != FSOCKET_SLOT_ON && state != FSOCKET_SLOT_SPILLING) ||
+		    __atomic_load_n(&row->cookie, __ATOMIC_RELAXED) != slot_cookie)
+			continue;
+		found = row;
+		*accepts += __atomic_load_n(&row->accepts, __ATOMIC_RELAXED);
+	}
+	return found;
 }
 
 int slot_owners(uint64_t slot_cookie)

@@ -29,12 +29,15 @@ void shared_open(void);
 /* DIR/NAME + suffix into path; 0 when it does not fit. */
 int shared_path(char *path, size_t size, const char *suffix);
 
+/* The clock of ticks and of the switch: CLOCK_MONOTONIC_COARSE, no system call. */
+int64_t coarse_ms(void);
+
 /* The switch, looked at again when the last look is FSOCKET_SWITCH_MS old. */
-char switch_now(void);
+char switch_at(int64_t now);
 
 static inline int switch_on(void)
 {
-	return switch_now() == FSOCKET_SWITCH_ON;
+	return switch_at(coarse_ms()) == FSOCKET_SWITCH_ON;
 }
 
 /* Relaxed sums: a thread that is not pinned may share a line with another. */
@@ -70,6 +73,8 @@ static inline void slot_state_set(struct fsocket_slot *row, enum fsocket_state s
 struct fsocket_listener *listener_row(uint64_t cookie);
 /* Row of a slot: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
 struct fsocket_slot *slot_row_free(void);
+/* Row of one who serves a slot with the switch on, or NULL, and the accepts of all who do. No lock: it is a guess. */
+struct fsocket_slot *slot_served(uint64_t slot_cookie, uint64_t *accepts);
 /* Live owners of a slot socket. Rows of the dead are freed on the way. Locked. */
 int slot_owners(uint64_t slot_cookie);
 /* An orphan row of a listener on a CPU, or NULL. Locked. */

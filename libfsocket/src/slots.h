@@ -10,6 +10,9 @@
  *           with the same user data
  * release   it leaves its epoll or closes the listener: a slot without owner
  *           stops listening, its queue moves to the others
+ *
+ * An application that shares its address among several listeners of its own
+ * (nginx `reuseport`, HAProxy `shards`) gets no siblings: shard.h.
  */
 #ifndef FSOCKET_SLOTS_H
 #define FSOCKET_SLOTS_H
@@ -19,12 +22,26 @@
 
 #include "shared.h"
 
+/*
+ * Atomic all of it: a thread may still be in accept() when another closes the
+ * listener and a third claims the slot anew.
+ */
 struct claim {
 	_Atomic int tid;	/* the thread that serves the slot, 0: none */
 	_Atomic int epfd;
+	_Atomic uint32_t events;	/* what the listener was added with */
+	_Atomic uint64_t data;
 	struct fsocket_slot *_Atomic row;
-	unsigned int accepts;
 	int cpu;
+	/* Of accept.c and spill.c. */
+	_Atomic int64_t next_tick;	/* ms */
+	_Atomic unsigned int accepts;	/* since the tick */
+	_Atomic int global_turn;	/* 1: the global listener is asked first, 2: next time */
+	_Atomic int yielded;		/* the slot gave a connection since we last said EAGAIN */
+	_Atomic int looked_at;		/* the other CPU whose slot it looked at last */
+	_Atomic int64_t waiting_since;	/* ms; its owner has not come since, 0: nothing waits there */
+	_Atomic uint64_t seen_accepts;	/* of its owner then */
+	_Atomic int helped;		/* CPU whose slot is in our epoll besides, -1: none */
 };
 
 /*
@@ -37,6 +54,7 @@ struct listener {
 	uint64_t cookie;
 	struct fsocket_listener *_Atomic row;
 	int backlog;
+	_Atomic int sharded;	/* one of several of the application's own: no siblings */
 	_Atomic int claimed;	/* some thread or process had a slot of it */
 	_Atomic int blocking;	/* it was when it was added to an epoll */
 	struct sockaddr_storage address;
@@ -47,10 +65,10 @@ struct listener {
 	struct claim *claims;
 };
 
-
 uint64_t socket_cookie(int fd);
 int socket_is_tcp(int fd);
 int socket_flag(int fd, int option);
+int socket_blocks(int fd);
 
 /* The managed listener behind fd, or NULL. */
 struct listener *listener_find(int fd);
@@ -84,8 +102,17 @@ int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
 /* The thread goes to wait for events: what it took out of epoll and did not add again, it has left. */
 void slots_before_wait(void);
 void slots_after_fork(void);
+void claim_release(struct listener *l, struct claim *c);
+/* The claim of this thread on a listener, or NULL. */
+struct claim *my_claim(const struct listener *l);
+/* A row for a claim on `slot`, filled. NULL: none, counted. Locked. */
+struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int on);
+
 /* accept() on a managed listener. flags -1: accept(), else accept4(). */
 int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length, int flags);
-void claim_release(struct listener *l, struct claim *c);
+int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
+/* One accepted connection more. */
+enum source { FROM_SLOT, FROM_GLOBAL, FROM_OTHER };
+void count_accept(int fd, enum source source, int64_t now);
 
 #endif

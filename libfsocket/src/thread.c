@@ -8,8 +8,11 @@
 #include <unistd.h>
 
 #define NOT_ASKED (-2)
+#define ASK_AGAIN_MS 1000
 
 static __thread int my_cpu = NOT_ASKED;
+static __thread int now_cpu;
+static __thread int64_t now_until;
 static __thread int my_tid;
 
 static int only_cpu(void)
@@ -32,11 +35,13 @@ int thread_cpu(void)
 	return my_cpu;
 }
 
-int counting_cpu(void)
+int counting_cpu(int64_t now)
 {
-	int cpu = thread_cpu();
-
-	return cpu >= 0 ? cpu : sched_getcpu();
+	if (now >= now_until) {
+		now_until = now + ASK_AGAIN_MS;
+		now_cpu = only_cpu();
+	}
+	return now_cpu >= 0 ? now_cpu : sched_getcpu();
 }
 
 int thread_tid(void)
@@ -55,12 +60,14 @@ int thread_pin(int cpu)
 	if (sched_setaffinity(0, sizeof(one), one))
 		return -1;
 	my_cpu = cpu;
+	now_until = 0;
 	return 0;
 }
 
 void thread_ask_again(void)
 {
 	my_cpu = NOT_ASKED;
+	now_until = 0;
 }
 
 void thread_after_fork(void)

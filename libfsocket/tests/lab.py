@@ -138,7 +138,7 @@ class Stats:
     def total(self):
         """Return {counter: sum over CPUs}."""
         cpus = self.read()["cpus"]
-        return {name: sum(c[name] for c in cpus) for name in cpus[0]}
+        return {name: sum(c[name] for c in cpus) for name in cpus[0] if name != "reserved"}
 
     def errors(self):
         return {kind: n for kind, n in self.read()["header"]["errors"].items() if n}

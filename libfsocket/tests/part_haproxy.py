@@ -40,12 +40,12 @@ def all_local(proxy, web, count=200):
     def grown():
         now = proxy.stats.total()
         now = {name: now[name] - before[name] for name in now}
-        # A backend connection is judged when HAProxy closes it, a moment after the answer.
-        return now if now["connects_local"] + now["connects_remote"] >= count else None
-    g = lab.wait_for("the backend connections to be closed", grown)
-    assert (g["accepts_local"], g["accepts_remote"]) == (count, 0), g
+        # A backend connection is looked at when HAProxy closes it, a moment after the answer; a few of each tick are.
+        return now if now["connects_local"] + now["connects_remote"] >= 4 else None
+    g = lab.wait_for("backend connections to be closed", grown)
+    assert (g["accepts"], g["accepts_remote"], g["accepts_global"]) == (count, 0, 0) and g["accepts_local"] >= 4, g
     assert (g["connects_steered"], g["connects_unsteered"]) == (count, 0), g
-    assert g["connects_local"] >= 0.95 * count, g
+    assert g["connects_local"] >= 0.9 * (g["connects_local"] + g["connects_remote"]), g
 
 
 def test_chain():

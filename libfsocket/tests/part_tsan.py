@@ -27,4 +27,4 @@ def test_threads():
     """pinned threads with an epoll each, the switch turned, the listener closed and opened under them: no race"""
     print(f"# {threads(lab.AWAY).splitlines()[-1]}")
     total = lab.Stats("threads").total()
-    assert total["accepts_local"] > 100 and total["connects_steered"] > 100, total
+    assert total["accepts"] > 100 and total["accepts_local"] > 10 and total["connects_steered"] > 100, total

@@ -36,9 +36,11 @@ static const struct {
 	FIELD(fsocket_header, errors, FSOCKET_ERR_COUNT, "uint"),
 	U(fsocket_header, lock), U(fsocket_header, reserved), T(fsocket_header, library),
 
+	U(fsocket_cpu, accepts),
 	U(fsocket_cpu, accepts_local), U(fsocket_cpu, accepts_remote), U(fsocket_cpu, accepts_global),
 	U(fsocket_cpu, connects_local), U(fsocket_cpu, connects_remote), U(fsocket_cpu, connects_steered),
-	U(fsocket_cpu, connects_unsteered), U(fsocket_cpu, spills),
+	U(fsocket_cpu, connects_unsteered), U(fsocket_cpu, spills), U(fsocket_cpu, accepts_helped),
+	FIELD(fsocket_cpu, reserved, 6, "uint"),
 
 	U(fsocket_listener, cookie), U(fsocket_listener, mode), U(fsocket_listener, orphans),
 	I(fsocket_listener, pid), U(fsocket_listener, port), U(fsocket_listener, sole),
@@ -46,20 +48,22 @@ static const struct {
 
 	U(fsocket_slot, listener), U(fsocket_slot, cookie), U(fsocket_slot, state), I(fsocket_slot, cpu),
 	I(fsocket_slot, pid), I(fsocket_slot, tid), U(fsocket_slot, queue), U(fsocket_slot, backlog),
-	FIELD(fsocket_slot, reserved, 3, "uint"),
+	U(fsocket_slot, accepts), FIELD(fsocket_slot, reserved, 2, "uint"),
 };
 
 static const struct {
 	const char *name;
 	long value;
 } constants[] = {
-	N(FSOCKET_ABI_VERSION), N(FSOCKET_SWITCH_MS),
+	N(FSOCKET_ABI_VERSION), N(FSOCKET_SWITCH_MS), N(FSOCKET_TICK_MS), N(FSOCKET_LOOKS),
 	N(FSOCKET_SWITCH_ON), N(FSOCKET_SWITCH_OFF), N(FSOCKET_SWITCH_LEAVE),
 	N(FSOCKET_ERR_PREPARE), N(FSOCKET_ERR_CLAIM), N(FSOCKET_ERR_UNPINNED), N(FSOCKET_ERR_TAKEN),
 	N(FSOCKET_ERR_ACCEPT), N(FSOCKET_ERR_MODE), N(FSOCKET_ERR_PORTS), N(FSOCKET_ERR_TABLE),
 	N(FSOCKET_ERR_COUNT),
 	N(FSOCKET_CAP_INCOMING_CPU), N(FSOCKET_CAP_PORT_RANGE), N(FSOCKET_CAP_MIGRATE),
+	N(FSOCKET_CAP_PROBED),
 	N(FSOCKET_MODE_UNKNOWN), N(FSOCKET_MODE_SLOTS), N(FSOCKET_MODE_GLOBAL),
+	N(FSOCKET_MODE_SHARDED),
 	N(FSOCKET_SLOT_FREE), N(FSOCKET_SLOT_ON), N(FSOCKET_SLOT_OFF), N(FSOCKET_SLOT_SPILLING),
 	N(FSOCKET_SLOT_ORPHAN),
 };

@@ -10,7 +10,6 @@ from . import paths, switch
 from .errors import FleetError
 
 MAGIC = b"FSOCKET\n"
-VERSION = 1
 # The processes look at the switch every 100 ms (FSOCKET_SWITCH_MS).
 EFFECT_S = 1.0
 
@@ -23,23 +22,22 @@ HEADER = (
 )
 ERRORS = ("prepare", "claim", "unpinned", "taken", "accept", "mode", "ports", "table")
 HEADER_TAIL = (("lock", "I"), ("reserved", "I"), ("library", "24s"))
-CPU = tuple(
-    (name, "Q") for name in (
-        "accepts_local", "accepts_remote", "accepts_global", "connects_local", "connects_remote", "connects_steered",
-        "connects_unsteered", "spills",
-    )
+COUNTERS = (
+    "accepts", "accepts_local", "accepts_remote", "accepts_global", "connects_local", "connects_remote",
+    "connects_steered", "connects_unsteered", "spills", "accepts_helped",
 )
+# By format: 1 is that of libfsocket 0.1, which looked at each connection and counted no more than that.
+CPU = {1: tuple((name, "Q") for name in COUNTERS[1:-1]), 2: tuple((name, "Q") for name in COUNTERS)}
 LISTENER = (
     ("cookie", "Q"), ("mode", "I"), ("orphans", "I"), ("pid", "i"), ("port", "H"), ("sole", "H"), ("address", "48s"),
 )
 SLOT = (
     ("listener", "Q"), ("cookie", "Q"), ("state", "I"), ("cpu", "i"), ("pid", "i"), ("tid", "i"), ("queue", "I"),
-    ("backlog", "I"),
+    ("backlog", "I"), ("accepts", "Q"),
 )
-CAPABILITIES = {1: "incoming_cpu", 2: "port_range", 4: "migrate"}
-MODES = {0: "unknown", 1: "slots", 2: "global"}
+CAPABILITIES = {1: "incoming_cpu", 2: "port_range", 4: "migrate", 8: "probed"}
+MODES = {0: "unknown", 1: "slots", 2: "global", 3: "sharded"}
 STATES = {1: "on", 2: "off", 3: "spilling", 4: "orphan"}
-COUNTERS = tuple(name for name, dummy in CPU)
 
 
 def header_fields():
@@ -75,20 +73,27 @@ def _rows(fields, data, head, kind):
     return [_row(fields, data, head[kind + "_offset"] + index * size) for index in range(head[kind + "_count"])]
 
 
+def _counters(row):
+    """Return a row of counters with all that this version knows."""
+    return dict({"accepts": row["accepts_local"] + row["accepts_remote"], "accepts_helped": 0}, **row)
+
+
 def parse(data, where):
     """Turn the bytes of a statistics file into a dict. FleetError when they are not one."""
     fields = header_fields()
     if len(data) < layout(fields)[1] or not data.startswith(MAGIC):
         raise FleetError("%s is not a statistics file of libfsocket" % where)
     head = _row(fields, data, 0)
-    if head["version"] != VERSION:
-        raise FleetError("%s has format %d; this version reads format %d" % (where, head["version"], VERSION))
-    for kind, row in (("cpu", CPU), ("listener", LISTENER), ("slot", SLOT)):
+    if head["version"] not in CPU:
+        raise FleetError("%s has format %d; this version reads format %s" % (
+            where, head["version"], " and ".join(map(str, sorted(CPU)))))
+    counters = CPU[head["version"]]
+    for kind, row in (("cpu", counters), ("listener", LISTENER), ("slot", SLOT)):
         if head[kind + "_size"] < layout(row)[1]:
             raise FleetError("%s is damaged: rows of %d bytes for a %s" % (where, head[kind + "_size"], kind))
         if len(data) < head[kind + "_offset"] + head[kind + "_count"] * head[kind + "_size"]:
             raise FleetError("%s is cut short: %d bytes" % (where, len(data)))
-    cpus = {str(cpu): row for cpu, row in enumerate(_rows(CPU, data, head, "cpu"))}
+    cpus = {str(cpu): _counters(row) for cpu, row in enumerate(_rows(counters, data, head, "cpu"))}
     listeners = [
         dict(row, mode=MODES.get(row["mode"], "?"), sole=bool(row["sole"]))
         for row in _rows(LISTENER, data, head, "listener") if row["cookie"]
@@ -176,15 +181,17 @@ def spread(values):
 
 
 def summary(cpus):
-    """Return totals over per-CPU counters: accepts, accept_local (share), connects, connect_local (share), spread."""
+    """Return totals over per-CPU counters: accepts, accept_local (share of those looked at), connects, connect_local
+    (the same), spread."""
     total = {name: sum(row[name] for row in cpus.values()) for name in COUNTERS}
     return {
-        "accepts": total["accepts_local"] + total["accepts_remote"],
+        "accepts": total["accepts"],
+        "accepts_looked_at": total["accepts_local"] + total["accepts_remote"],
         "accept_local": share(total["accepts_local"], total["accepts_remote"]),
         "accepts_global": total["accepts_global"],
         "connects": total["connects_steered"] + total["connects_unsteered"],
         "connect_local": share(total["connects_local"], total["connects_remote"]),
         "connects_steered": total["connects_steered"],
         "spills": total["spills"],
-        "spread": spread(row["accepts_local"] + row["accepts_remote"] for row in cpus.values()),
+        "spread": spread(row["accepts"] for row in cpus.values()),
     }

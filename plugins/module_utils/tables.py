@@ -40,11 +40,12 @@ def service_lines(title, found):
     rows = []
     for cpu, row in sorted(found["cpus"].items(), key=lambda item: int(item[0])):
         rows.append([
-            cpu, row["accepts_local"], row["accepts_remote"],
+            cpu, row["accepts"], row["accepts_local"], row["accepts_remote"],
             percent(stats.share(row["accepts_local"], row["accepts_remote"])), row["connects_local"],
             row["connects_remote"], percent(stats.share(row["connects_local"], row["connects_remote"])),
             row["spills"], " ".join(serving.get(int(cpu), ["-"]))])
-    head = ("cpu", "accepts local", "remote", "share", "connects local", "remote", "share", "spills", "slots: thread")
+    head = ("cpu", "accepts", "seen local", "remote", "share", "connects seen local", "remote", "share", "spills",
+            "slots: thread")
     lines += ["  " + line for line in render(head, rows)]
     errors = ", ".join("%s %d" % item for item in sorted(found["errors"].items()) if item[1])
     return lines + (["  errors: " + errors] if errors else [])

@@ -82,7 +82,7 @@ def test_status(fsctl, root, web):
     spread = os.sysconf("SC_NPROCESSORS_CONF")  # all on one of them
     assert lines[1] == f"web: switch on, accepts 100.0 % local, connects - local, spread {spread:.2f}"
     row = next(line.split() for line in lines if line.split()[0] == str(CPU))
-    assert row[1:5] == ["3", "0", "100.0", "%"] and row[-1].endswith("(on)")
+    assert row[1:6] == ["3", "3", "0", "100.0", "%"] and row[-1].endswith("(on)")
     assert fsctl("status", "web")[1].splitlines() == fsctl("status", "web.service")[1].splitlines() == lines[1:]
 
 

@@ -104,7 +104,7 @@ def test_gather_a_window(monkeypatch, tmp_path):
         web = found["services"]["web"]
         assert web["wrapped"] is True and web["sample"] is None
         assert (web["stats"]["summary"]["accepts"], web["stats"]["window"]["accepts"]) == (9, 5)
-        assert web["stats"]["window"]["cpus"][str(cpu)]["accepts_local"] == 5
+        assert web["stats"]["window"]["cpus"][str(cpu)]["accepts"] == 5
         assert found["kernel_window"]["PassiveOpens"] >= 5 and found["kernel_window"].keys() == found["kernel"].keys()
         other = json.loads(subprocess.check_output(command + ["none.service"], input=b"\n").splitlines()[1])
         assert other["services"] == {"none": {"wrapped": False, "stats": None, "sample": None}}

@@ -16,7 +16,7 @@ from ansible_collections.fastsocket.fleet.plugins.module_utils.errors import Fle
 
 HEADER = (native.ROOT / "libfsocket/include/fsocket_abi.h").read_text()
 STRUCTS = {
-    "fsocket_header": stats.header_fields(), "fsocket_cpu": stats.CPU, "fsocket_listener": stats.LISTENER,
+    "fsocket_header": stats.header_fields(), "fsocket_cpu": stats.CPU[2], "fsocket_listener": stats.LISTENER,
     "fsocket_slot": stats.SLOT,
 }
 needs_two_cpus = pytest.mark.skipif(len(native.CPUS) < 2, reason="needs two CPUs")
@@ -88,7 +88,7 @@ def test_names_are_those_of_the_header():
     for kind, prefix in (("fsocket_mode", "FSOCKET_MODE_"), ("fsocket_state", "FSOCKET_SLOT_")):
         assert members("enum", kind) == [name for name in constants if name.startswith(prefix)]
     assert set(re.findall(r"#define (FSOCKET_CAP_\w+)", HEADER)) == {name for name in constants if "_CAP_" in name}
-    assert constants["FSOCKET_MAGIC"].encode() == stats.MAGIC and constants["FSOCKET_ABI_VERSION"] == stats.VERSION
+    assert constants["FSOCKET_MAGIC"].encode() == stats.MAGIC and constants["FSOCKET_ABI_VERSION"] == max(stats.CPU)
     assert constants["FSOCKET_SWITCH_MS"] / 1000 < stats.EFFECT_S
 
 
@@ -121,13 +121,28 @@ def test_parse_a_fresh_file(tmp_path):
     (lambda data: patched(data, "cpu_size", 8), "is damaged: rows of 8 bytes for a cpu"),
     (lambda data: patched(data, "cpu_count", 0xFFFFFFFF), "is cut short: [0-9]+ bytes"),
     (lambda data: patched(data, "listener_offset", 0x7FFFFFFF), "is cut short: [0-9]+ bytes"),
-    (lambda data: data[:8] + struct.pack("=I", 7) + data[12:], "has format 7; this version reads format 1"),
+    (lambda data: data[:8] + struct.pack("=I", 7) + data[12:], "has format 7; this version reads format 1 and 2"),
 ])
 def test_a_damaged_file_is_named(tmp_path, spoil, said):
     path = tmp_path / "web.stats"
     path.write_bytes(spoil(file_of(tmp_path)))
     with pytest.raises(FleetError, match="%s %s" % (path, said)):
         stats.read("web", str(tmp_path))
+
+
+def test_the_format_before(tmp_path):
+    """A service that runs with libfsocket 0.1 while the collection is newer: each connection was looked at."""
+    fresh = stats.parse(file_of(tmp_path), "web")
+    head = {name: at(name) for name in ("version", "cpu_size", "cpu_offset")}
+    data = bytearray(file_of(tmp_path))
+    struct.pack_into("=I", data, head["version"], 1)
+    struct.pack_into("=I", data, head["cpu_size"], 64)
+    struct.pack_into("=8Q", data, struct.unpack_from("=I", data, head["cpu_offset"])[0], 90, 10, 4, 3, 1, 5, 6, 2)
+    found = stats.parse(bytes(data), "web")
+    assert found["cpus"]["0"] == row(
+        accepts=100, accepts_local=90, accepts_remote=10, accepts_global=4, connects_local=3, connects_remote=1,
+        connects_steered=5, connects_unsteered=6, spills=2)
+    assert set(found["cpus"]) == set(fresh["cpus"])
 
 
 def test_files_by_name(tmp_path):
@@ -144,11 +159,13 @@ def test_a_live_service(tmp_path):
     with native.server(tmp_path, here) as (process, port):
         native.connect(port, here, 5)
         before = stats.read("web", str(tmp_path))
+        time.sleep(0.2)     # a tick: it looks at a few connections again
         native.connect(port, there, 3)
         found = stats.read("web", str(tmp_path))
-        assert (found["cpus"][str(here)]["accepts_local"], found["cpus"][str(here)]["accepts_remote"]) == (5, 3)
+        row = found["cpus"][str(here)]
+        assert (row["accepts"], row["accepts_remote"]) == (8, 3) and 4 <= row["accepts_local"] <= 5, row
         assert found["switch"] == "on" and "incoming_cpu" in found["capabilities"]
-        assert found["summary"] == stats.summary(found["cpus"]) and found["summary"]["accept_local"] == 5 / 8
+        assert found["summary"] == stats.summary(found["cpus"]) and found["summary"]["accepts_looked_at"] < 9
         listener, = found["listeners"]
         assert (listener["port"], listener["address"], listener["pid"]) == (port, "127.0.0.1", process.pid)
         assert (listener["mode"], listener["sole"], listener["orphans"]) == ("slots", True, 0)
@@ -203,11 +220,11 @@ def test_shares():
 
 def test_summary():
     cpus = {
-        "0": row(accepts_local=90, accepts_remote=10, accepts_global=4, spills=2, connects_local=30,
+        "0": row(accepts=250, accepts_local=90, accepts_remote=10, accepts_global=4, spills=2, connects_local=30,
                  connects_steered=40),
-        "1": row(accepts_local=300, connects_remote=10, connects_unsteered=5),
+        "1": row(accepts=750, accepts_local=300, connects_remote=10, connects_unsteered=5),
     }
     assert stats.summary(cpus) == {
-        "accepts": 400, "accept_local": 0.975, "accepts_global": 4, "connects": 45, "connect_local": 0.75,
+        "accepts": 1000, "accepts_looked_at": 400, "accept_local": 0.975, "accepts_global": 4, "connects": 45, "connect_local": 0.75,
         "connects_steered": 40, "spills": 2, "spread": 1.5}
     assert stats.summary({"0": row()})["accept_local"] is None

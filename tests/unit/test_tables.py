@@ -6,11 +6,11 @@ from ansible_collections.fastsocket.fleet.plugins.module_utils import kernelstat
 
 GOLDEN = """\
 web: switch on, accepts 97.5 % local, connects 75.0 % local, spread 2.25
-  cpu  accepts local  remote    share  connects local  remote    share  spills   slots: thread
-  ---  -------------  ------  -------  --------------  ------  -------  ------  --------------
-  0               90      10   90.0 %              30       0  100.0 %       2  71(on) 81(off)
-  2              300       0  100.0 %               0      10    0.0 %       0    72(spilling)
-  10               0       0        -               0       0        -       0               -
+  cpu  accepts  seen local  remote    share  connects seen local  remote    share  spills   slots: thread
+  ---  -------  ----------  ------  -------  -------------------  ------  -------  ------  --------------
+  0        250          90      10   90.0 %                   30       0  100.0 %       2  71(on) 81(off)
+  2        750         300       0  100.0 %                    0      10    0.0 %       0    72(spilling)
+  10         0           0       0        -                    0       0        -       0               -
   errors: taken 3, unpinned 1
 """
 
@@ -20,8 +20,8 @@ def row(**counted):
 
 
 def reading():
-    cpus = {"10": row(), "2": row(accepts_local=300, connects_remote=10),
-            "0": row(accepts_local=90, accepts_remote=10, connects_local=30, spills=2)}
+    cpus = {"10": row(), "2": row(accepts=750, accepts_local=300, connects_remote=10),
+            "0": row(accepts=250, accepts_local=90, accepts_remote=10, connects_local=30, spills=2)}
     slots = [{"cpu": cpu, "tid": tid, "state": state} for cpu, tid, state in (
         (0, 71, "on"), (2, 72, "spilling"), (0, 81, "off"))]
     errors = {**dict.fromkeys(stats.ERRORS, 0), "unpinned": 1, "taken": 3}
@@ -38,7 +38,7 @@ def test_a_quiet_service():
                  summary=stats.summary({"0": row()}))
     lines = tables.service_lines("web", found)
     assert lines[0] == "web: switch off, accepts - local, connects - local, spread -"
-    assert len(lines) == 4 and lines[3].split() == ["0", "0", "0", "-", "0", "0", "-", "0", "-"]
+    assert len(lines) == 4 and lines[3].split() == ["0", "0", "0", "0", "-", "0", "0", "-", "0", "-"]
 
 
 def test_no_statistics():
@@ -77,11 +77,11 @@ def test_a_host():
 
 
 def test_a_window_is_shown_instead_of_the_sums():
-    cpus = {"0": row(accepts_local=1)}
+    cpus = {"0": row(accepts=9, accepts_local=1)}
     found = dict(reading(), window=dict(stats.summary(cpus), cpus=cpus))
     lines = tables.host_lines({"web": found}, dict(kernel(), window=dict(kernelstats.summary({}), cpus={})))
     assert lines[0] == "web: switch on, accepts 100.0 % local, connects - local, spread 1.00"
-    assert lines[3].split()[:3] == ["0", "1", "0"] and lines[4].startswith("  errors")
+    assert lines[3].split()[:4] == ["0", "9", "1", "0"] and lines[4].startswith("  errors")
     assert "accepts - local" in lines[5]
 
 

@@ -1,0 +1,131 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "spill.h"
+
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+
+#include "real.h"
+#include "settings.h"
+
+/* A spilling slot is short again below this part of the threshold. */
+#define SPILL_BACK 4
+/* ms without an accept() while connections wait: the owner is stuck, or as good as that. */
+#define STUCK_MS 250
+
+struct queue {
+	uint32_t length, backlog, limit;	/* limit 0: never too long */
+};
+
+static int queue_of(int fd, struct queue *q)
+{
+	struct tcp_info info;
+	socklen_t length = sizeof(info);
+
+	/* On a listener: queue length and backlog, net/ipv4/tcp.c:tcp_get_info. */
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length))
+		return 0;
+	q->length = info.tcpi_unacked;
+	q->backlog = info.tcpi_sacked;
+	q->limit = (uint32_t)((uint64_t)q->backlog * (uint32_t)settings.spill / 100);
+	return 1;
+}
+
+static void hand_over(int fd, int cpu, struct fsocket_slot *row)
+{
+	int none = -1;
+
+	/* No socket claims the CPU now: the kernel spreads by hash over all. */
+	if (setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &none, sizeof(none)))
+		return;
+	slot_state_set(row, FSOCKET_SLOT_SPILLING);
+	COUNT(cpu, spills);
+}
+
+void spill_own(struct listener *l, struct claim *c)
+{
+	struct fsocket_slot *row = c->row;
+	uint32_t state = slot_state(row);
+	int fd = l->slots[c->cpu];
+	struct queue q;
+
+	if (!queue_of(fd, &q))
+		return;
+	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
+	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
+	if (state == FSOCKET_SLOT_ON && q.limit && q.length > q.limit)
+		hand_over(fd, c->cpu, row);
+	else if (state == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK &&
+		 !setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu)))
+		slot_state_set(row, FSOCKET_SLOT_ON);
+}
+
+/* Has its owner accepted nothing for STUCK_MS, with connections waiting all the time? */
+static int stuck(struct claim *c, uint64_t accepts, const struct queue *q, int64_t now)
+{
+	if (!q->length || !c->waiting_since || accepts != c->seen_accepts) {
+		c->seen_accepts = accepts;
+		c->waiting_since = q->length ? now : 0;
+	}
+	return c->waiting_since && now - c->waiting_since >= STUCK_MS;
+}
+
+static void help(struct listener *l, struct claim *c, int cpu)
+{
+	struct epoll_event event = { .events = c->events, .data.u64 = c->data };
+
+	if (c->helped >= 0 || !event.events || real.epoll_ctl(c->epfd, EPOLL_CTL_ADD, l->slots[cpu], &event))
+		return;
+	c->helped = cpu;
+}
+
+void spill_end_help(struct listener *l, struct claim *c)
+{
+	struct epoll_event unused = { 0 };
+
+	if (c->helped < 0)
+		return;
+	if (l->slots[c->helped] >= 0)
+		real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, l->slots[c->helped], &unused);
+	c->helped = -1;
+}
+
+/* Where something waits it looks again; else at the next one. */
+static int other(const struct listener *l, const struct claim *c)
+{
+	for (int step = !c->waiting_since; step <= l->cpus; step++) {
+		int cpu = (c->looked_at + step) % l->cpus;
+
+		if (cpu != c->cpu && l->slots[cpu] >= 0)
+			return cpu;
+	}
+	return -1;
+}
+
+void spill_others(struct listener *l, struct claim *c, int64_t now)
+{
+	int cpu = c->helped >= 0 ? c->helped : other(l, c);
+	struct fsocket_slot *row;
+	uint64_t accepts;
+	struct queue q;
+
+	if (!settings.spill || cpu < 0)
+		return;
+	if (cpu != c->looked_at)
+		c->waiting_since = 0;
+	c->looked_at = cpu;
+	row = slot_served(__atomic_load_n(&l->cookies[cpu], __ATOMIC_RELAXED), &accepts);
+	if (c->helped >= 0 && (!row || slot_state(row) != FSOCKET_SLOT_SPILLING))
+		spill_end_help(l, c);
+	if (!row || !queue_of(l->slots[cpu], &q)) {
+		c->waiting_since = 0;
+		return;
+	}
+	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
+	if (!stuck(c, accepts, &q, now) && !(q.limit && q.length > q.limit))
+		return;
+	if (slot_state(row) == FSOCKET_SLOT_ON)
+		hand_over(l->slots[cpu], cpu, row);
+	help(l, c, cpu);
+}
