@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-from . import kernelstats, nic, preload, services, stats, switch, tables, wrapping
+from . import doctor, kernelstats, nic, preload, services, stats, switch, tables, wrapping
 from .boot import trial
 from .errors import FleetError
 
@@ -53,6 +53,12 @@ def turn(args):
         say("%s: %s%s%s" % (name, args.value, took if result["changed"] else " already", idle))
     if failed:
         raise FleetError("; ".join(failed))
+
+
+def examine(args):
+    lines, bad = doctor.report(args.service)
+    say("\n".join(lines))
+    return 1 if bad else 0
 
 
 def nic_apply(dummy):
@@ -111,6 +117,9 @@ def parser():
         one = commands.add_parser(value, help=text)
         one.add_argument("service", nargs="*", help="default: all wrapped services")
         one.set_defaults(run=turn, value=value)
+    one = commands.add_parser("doctor", help="what keeps services from per-core TCP, and the way out; status 1: a problem")
+    one.add_argument("service", nargs="*", help="default: all wrapped services")
+    one.set_defaults(run=examine)
     group = commands.add_parser("nic", help="IRQ, RPS, RFS and XPS").add_subparsers(dest="what", metavar="WHAT")
     group.required = True
     group.add_parser("apply", help="plan anew and apply, as at boot").set_defaults(run=nic_apply)
@@ -131,8 +140,7 @@ def main(words=None):
     try:
         if args.command != "status" and os.geteuid() != 0:
             raise FleetError("fsctl %s needs root" % args.command)
-        args.run(args)
+        return args.run(args) or 0
     except (FleetError, OSError) as error:
         say("fsctl: %s" % error, sys.stderr)
         return 1
-    return 0

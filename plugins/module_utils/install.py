@@ -9,6 +9,7 @@ import sys
 
 from . import (
     cpulist,
+    doctor,
     errors,
     fsctl,
     handover,
@@ -49,8 +50,8 @@ from .boot import (
 
 # Ansible sends a module only what it imports by name, so the list is written out; a test compares it with the folder.
 PARTS = (
-    cpulist, errors, fsctl, handover, hostfile, kernelstats, leave, library, measure, nic, paths, preload, sampling,
-    services, settings, sockets, stats, steering, switch, systemd, tables, topology, wrapping,
+    cpulist, doctor, errors, fsctl, handover, hostfile, kernelstats, leave, library, measure, nic, paths, preload,
+    sampling, services, settings, sockets, stats, steering, switch, systemd, tables, topology, wrapping,
     bls, deadman, evidence, grub2, grubenv, grubmenu, grubscript, kernels, loader, storage, systemd_boot, trial)
 FOLDER = paths.LIB + "/python/fastsocket_fleet"
 COMMAND = """#!%s

@@ -100,7 +100,7 @@ def test_second_rollout_and_check_mode_change_nothing(rollout, untouched):
     assert again.status == 0 and again.changed() == {WEB1: 0}, again.output
 
 
-def test_status_is_a_table(rollout, untouched):
+def test_status_is_a_table(lab, rollout, untouched):
     with untouched(WEB1, WEB2):
         run = rollout([WEB1, WEB2], book="status")
     assert run.status == 0 and run.changed() == {WEB1: 0, WEB2: 0}, run.output
@@ -108,6 +108,7 @@ def test_status_is_a_table(rollout, untouched):
     table = r"  nginx: switch on, accepts \d+\.\d % local, .*\n +cpu  accepts  seen local .*\n +-+ .*\n"
     for host in (WEB1, WEB2):
         assert re.search(rf"^{host}\n{table}({row})+", run.output, re.MULTILINE), run.output
+        assert "problem" not in lab.sh(host, "fsctl doctor")
 
 
 def test_rollback_only_off(lab, rollout):
