@@ -11,7 +11,8 @@ PYTHON := $(VENV)/bin/python
 export PATH := $(VENV)/bin:$(PATH)
 # The lab needs root: mounts, namespaces, cgroups.
 ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env env "PATH=$(PATH)" "HOME=$(HOME)")
-SUITES := lint unit c-test sanity kernel integration lab molecule vm
+# What emulates whole machines needs all CPUs for long, the others wait for something most of the time: two lanes.
+SUITES := lint unit c-test sanity lab molecule integration + kernel vm
 
 .PHONY: help setup test lint unit c-test sanity kernel test-kernel-debug integration lab molecule vm demo demo-kernel build hooks clean
 
@@ -21,7 +22,7 @@ help: ## this list
 setup: ## Debian packages and Python environments (the other targets call it)
 	@tools/setup $(VENV)=requirements/ansible-2.19.txt $(VENV_OLDEST)=requirements/ansible-2.16.txt
 
-test: setup ## every suite below, one after another, and a table; SUITES="lint unit" for some
+test: setup ## every suite below, in two lanes, and a table; SUITES="lint unit" for some
 	@$(ROOT) true && $(PYTHON) tools/run-suites $(SUITES)
 
 lint: setup ## ruff, yamllint, shellcheck, Python 3.6, licences, ansible-lint, docs; CHECKS="ruff docs" for some

@@ -19,8 +19,8 @@ Finding = collections.namedtuple("Finding", "level text")
 PT_INTERP, ELF_CLASS_64, ELF_MAGIC = 3, 2, b"\x7fELF"
 
 CAPABILITIES = (
-    ("incoming_cpu", "this kernel does not choose by SO_INCOMING_CPU inside a reuseport group: no slots, all CPUs share "
-                     "one queue; Linux 6.2, a distribution's backport or our kernel does"),
+    ("incoming_cpu", "this kernel does not choose by SO_INCOMING_CPU inside a reuseport group: no slots, all CPUs "
+                     "share one queue; Linux 6.2, a distribution's backport or our kernel does"),
     ("port_range", "this kernel has no IP_LOCAL_PORT_RANGE: backend connections take any source port; Linux 6.3 or our "
                    "kernel has it"),
     ("migrate", "net.ipv4.tcp_migrate_req is off or not there (Linux 5.14): when workers become fewer, new connections "
@@ -92,8 +92,8 @@ def _why_not_loaded(row):
     if row["set_id"]:
         return "%s is set-id: ld.so(8) preloads nothing into it" % row["path"]
     if row["capabilities"]:
-        return ("%s has file capabilities (setcap): ld.so(8) preloads nothing into it. Take them away and give the unit "
-                "AmbientCapabilities=" % row["path"])
+        return ("%s has file capabilities (setcap): ld.so(8) preloads nothing into it. Take them away and give the "
+                "unit AmbientCapabilities=" % row["path"])
     if row["static"]:
         return "%s is statically linked: nothing can be preloaded" % row["path"]
     return "it was started before it was wrapped, or by something that drops LD_PRELOAD; restart it"
@@ -107,7 +107,7 @@ def _loaded(facts):
         yield Finding(NOTE, "process %s runs without the library: %s" % (
             ", ".join(str(row["pid"]) for row in without), _why_not_loaded(without[0])))
     elif not facts["stats"] and not facts["error"] and facts["pids"]:
-        yield Finding(PROBLEM, "has loaded the library, which wrote no statistics: see the journal for a line of libfsocket")
+        yield Finding(PROBLEM, "has loaded the library, which wrote no statistics: see the journal for its reason")
 
 
 def _counted(found):
@@ -124,11 +124,12 @@ def _counted(found):
     served = {row["listener"] for row in found["slots"]}
     for row in found["listeners"]:
         if row["cookie"] not in served and row["mode"] != "global":
-            yield Finding(PROBLEM, "port %d has no slot in use: no pinned thread has added it to an epoll" % row["port"])
+            yield Finding(PROBLEM, "port %d has no slot in use: no pinned thread has it in an epoll" % row["port"])
         if row["mode"] == "sharded":
-            yield Finding(NOTE, "port %d has several listeners of the service's own (reuseport): connections that wait are "
-                                "lost when workers become fewer, unless net.ipv4.tcp_migrate_req is on" % row["port"])
-    for state, text in (("spilling", "its queue was too long or its thread did not come"), ("orphan", "its thread is gone")):
+            yield Finding(NOTE, "port %d has several listeners of the service's own (reuseport): what waits is lost "
+                                "when workers become fewer, unless net.ipv4.tcp_migrate_req is on" % row["port"])
+    for state, text in (("spilling", "its queue was too long or its thread did not come"),
+                        ("orphan", "its thread is gone")):
         cpus = sorted({row["cpu"] for row in found["slots"] if row["state"] == state})
         if cpus:
             yield Finding(NOTE, "slots of CPU %s are shared by all: %s" % (", ".join(map(str, cpus)), text))
@@ -149,7 +150,7 @@ def findings(facts):
 def kernel_findings(kernel):
     """The same of the kernel; `kernel`: kernelstats.read()."""
     if kernel and not kernel["sysctls"].get("local_listen"):
-        yield Finding(NOTE, "this kernel could choose the slot of the CPU by itself: net.fastsocket.local_listen is off")
+        yield Finding(NOTE, "this kernel could find the CPU's slot by itself: net.fastsocket.local_listen is off")
 
 
 def report(names):

@@ -117,7 +117,7 @@ def parser():
         one = commands.add_parser(value, help=text)
         one.add_argument("service", nargs="*", help="default: all wrapped services")
         one.set_defaults(run=turn, value=value)
-    one = commands.add_parser("doctor", help="what keeps services from per-core TCP, and the way out; status 1: a problem")
+    one = commands.add_parser("doctor", help="what keeps services from per-core TCP; status 1: a problem")
     one.add_argument("service", nargs="*", help="default: all wrapped services")
     one.set_defaults(run=examine)
     group = commands.add_parser("nic", help="IRQ, RPS, RFS and XPS").add_subparsers(dest="what", metavar="WHAT")

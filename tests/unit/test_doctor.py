@@ -18,8 +18,9 @@ WELL = {"pid": 7, "path": "/usr/sbin/nginx", "mapped": ["/usr/lib/fastsocket/lib
 
 def reading(**other):
     cpus = {"0": dict.fromkeys(stats.COUNTERS, 0)}
-    found = {"switch": "on", "capabilities": list(stats.CAPABILITIES.values()), "errors": dict.fromkeys(stats.ERRORS, 0),
-             "cpus": cpus, "summary": stats.summary(cpus),
+    found = {"switch": "on", "capabilities": list(stats.CAPABILITIES.values()), "cpus": cpus,
+             "errors": dict.fromkeys(stats.ERRORS, 0),
+             "summary": stats.summary(cpus),
              "listeners": [{"cookie": 1, "mode": "slots", "port": 80}],
              "slots": [{"listener": 1, "cpu": 0, "state": "on", "tid": 7}]}
     return dict(found, **other)

@@ -225,6 +225,7 @@ def test_summary():
         "1": row(accepts=750, accepts_local=300, connects_remote=10, connects_unsteered=5),
     }
     assert stats.summary(cpus) == {
-        "accepts": 1000, "accepts_looked_at": 400, "accept_local": 0.975, "accepts_global": 4, "connects": 45, "connect_local": 0.75,
+        "accepts": 1000, "accepts_looked_at": 400, "accept_local": 0.975, "accepts_global": 4, "connects": 45,
+        "connect_local": 0.75,
         "connects_steered": 40, "spills": 2, "spread": 1.5}
     assert stats.summary({"0": row()})["accept_local"] is None
