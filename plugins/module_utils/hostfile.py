@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that root owns on a host: written whole or not at all, read as text or JSON, guarded by one lock a
-directory."""
+"""Files that root owns on a host: written whole or not at all, read as text or JSON, guarded by one lock a directory.
+
+Text is what the bytes are: other encodings and line ends of an operator's file come back as they were."""
 
 import contextlib
 import fcntl
@@ -11,11 +12,13 @@ import tempfile
 
 from .errors import FleetError
 
+TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+
 
 def read(path, default=None):
     """Return the text of a file, or `default` when there is none."""
     try:
-        with open(path, encoding="utf-8") as handle:
+        with open(path, **TEXT) as handle:
             return handle.read()
     except (FileNotFoundError, NotADirectoryError):
         return default
@@ -30,7 +33,7 @@ def write(path, text, mode=0o644):
     os.makedirs(folder, mode=0o755, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=".%s." % os.path.basename(path), dir=folder)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        with os.fdopen(handle, "w", **TEXT) as stream:
             stream.write(text)
             stream.flush()
             os.fchmod(stream.fileno(), mode)

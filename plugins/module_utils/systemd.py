@@ -24,7 +24,7 @@ _ENTRY = re.compile(
 
 def attempt(*words, **options):
     """Run a command; return its exit status and output. FleetError when it is not there or takes too long."""
-    timeout = options.pop("timeout", 90)
+    timeout = options.pop("timeout", 180)
     try:
         done = subprocess.run(
             list(words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -145,6 +145,18 @@ def test_pinned_stays_whatever_is_first(host, tmp_path):
     assert kernels(lines) == [boot_tree.NEW], text
 
 
+def test_a_trial_that_grub_does_not_see(host, tmp_path):
+    """After a crash GRUB may read the files of before, as it replays no journal: what was armed is there, its entry is
+    not. The pinned kernel boots, not the first entry."""
+    path = host / "boot/grub/grub.cfg"
+    simple, rest = path.read_text().split("submenu ", 1)
+    path.write_text(simple.replace(boot_tree.STOCK, boot_tree.NEW) + "submenu " + rest)
+    trial.settle("pinned", boot_tree.STOCK, root=str(host))
+    boot_tree.environment(host, next_entry="fastsocket-trial")
+    lines, text = boots(make_disk(host, tmp_path / "disk"), 2)
+    assert kernels(lines) == [boot_tree.STOCK] * 2, text
+
+
 def test_committed(host, tmp_path):
     name = arm(host)
     boot_tree.running(host, boot_tree.NEW, 1, f"fastsocket.trial={name}")

@@ -18,7 +18,7 @@ def tarball(tmp_path_factory):
     """Built from the checkout itself, with all that builds and tests left there: galaxy.yml must keep it out."""
     out = tmp_path_factory.mktemp("tarball")
     subprocess.run(["ansible-galaxy", "collection", "build", "--output-path", out], cwd=TOP, check=True)
-    return out / "fastsocket-fleet-0.1.0.tar.gz"
+    return next(out.glob("fastsocket-fleet-*.tar.gz"))
 
 
 @pytest.fixture(scope="module")

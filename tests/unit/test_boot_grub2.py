@@ -173,6 +173,7 @@ def test_a_journal_that_takes_back(root, refused):
     ('set default="0"', 'set default="9"', "(9) is no entry"),
     ('set default="0"', 'set default="1"', "(1) is no entry"),
     ('set default="0"', 'set superusers="root"; set default="0"', "password"),
+    ("set timeout=1", "set timeout=-1", "the menu of GRUB has no end (timeout -1)"),
 ])
 def test_a_configuration_that_will_not_do(root, refused, old, new, word):
     edit(root, old, new)
@@ -203,12 +204,55 @@ def test_the_host(root, refused):
     refused("does not run systemd")
 
 
+def test_another_boot_of_the_firmware(root, refused):
+    boot_tree.write(root, loader.BOOT_NEXT, "\7\0\0\0\1\0")
+    refused("BootNext", "efibootmgr --delete-bootnext")
+
+
+def test_boot_that_is_not_mounted(root):
+    """What is in /boot then is from before it was a mount point: nothing is written there."""
+    boot_tree.write(root, "/etc/fstab", "# /boot\nUUID=a / ext4\nUUID=b /boot/ ext4 noauto 0 2\n")
+    before = boot_tree.snapshot(root)
+    assert trial.info(root=root)["problems"] == [loader.Unmounted.reason]
+    with pytest.raises(FleetError, match="not mounted"):
+        trial.settle("pinned", root=root)
+    assert boot_tree.snapshot(root) == before
+    boot_tree.mount(root, "/boot", "ext4")
+    assert trial.info(root=root)["problems"] == []
+
+
+def test_boot_that_is_read_only(root, refused):
+    boot_tree.mount(root, "/boot", "ext4", options="ro")
+    refused("/boot is mounted read-only")
+
+
+def test_text_of_another_encoding(root, refused):
+    """An old title, an operator's file with line ends of its own: read, and left as they are."""
+    path = Path(root) / "boot/grub/grub.cfg"
+    path.write_bytes(path.read_bytes().replace(b"menuentry 'Debian GNU/Linux'", b"menuentry 'Debian f\xfcr uns'", 1))
+    custom = boot_tree.write(root, CUSTOM)
+    mine = b"# gr\xfc\xdfe\r\nset timeout=3\r\n"
+    custom.write_bytes(mine)
+    found = trial.settle("pinned", root=root)
+    assert found["entries"][0]["title"] == "Debian f\ufffdr uns"
+    assert "gr\ufffd\ufffde\r\n" in found["changes"][-1]["after"]
+    assert custom.read_bytes().startswith(mine)
+    trial.settle("released", root=root)
+    assert custom.read_bytes() == mine
+    block = Path(root) / "boot/grub/grubenv"
+    block.write_bytes(block.read_bytes()[:-4] + b"\xff\xfe")
+    refused("damaged (it has 1022 bytes")
+
+
 def test_the_kernel(root, refused):
     refused("no entry that names the kernel 5.0", f"{STOCK}, {NEW}", kernel="5.0")
     os.unlink(f"{root}/boot/vmlinuz-{NEW}")
     refused(f"/boot/vmlinuz-{NEW}, the kernel of the entry", kernel=NEW)
     assert trial.info(root=root)["problems"] == []
     boot_tree.write(root, f"/boot/vmlinuz-{NEW}", "kernel")
+    os.unlink(f"{root}/boot/initrd.img-{NEW}")
+    refused(f"/boot/initrd.img-{NEW}, the initramfs of the entry", kernel=NEW)
+    boot_tree.write(root, f"/boot/initrd.img-{NEW}", "initrd")
     edit(root, f"\t\tlinux\t/boot/vmlinuz-{NEW} root=UUID={boot_tree.UUID} ro console=ttyS0 quiet\n", (
         f"\t\tif true; then linux /boot/vmlinuz-{NEW}; fi\n\t\tlinux /boot/vmlinuz-{NEW}\n"
         f"\t\tlinux /boot/vmlinuz-{NEW}\n"))

@@ -59,7 +59,7 @@ def test_a_link_is_replaced_and_its_target_left_alone(path, tmp_path):
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(path):
     hostfile.write(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        hostfile.write(path, "\udc80")
+        hostfile.write(path, "\ud800")
     assert hostfile.read(path) == "old"
     assert os.listdir(os.path.dirname(path)) == ["file"]
 

@@ -63,11 +63,21 @@ def test_the_library_takes_what_passes(tmp_path):
 
 
 def test_one_version():
+    """Of the library, which need not be new with each collection."""
     text = {name: (native.ROOT / name).read_text() for name in (
-        "galaxy.yml", "roles/libfsocket/vars/main.yml", "libfsocket/src/shared.c", "libfsocket/Makefile")}
+        "roles/libfsocket/vars/main.yml", "libfsocket/src/shared.c", "libfsocket/Makefile")}
     assert len({
-        yaml.safe_load(text["galaxy.yml"])["version"],
         yaml.safe_load(text["roles/libfsocket/vars/main.yml"])["__libfsocket_version"],
         re.search(r'#define VERSION "(.*)"', text["libfsocket/src/shared.c"])[1],
         re.search(r"^VERSION := (.*)$", text["libfsocket/Makefile"], re.MULTILINE)[1],
     }) == 1
+
+
+def test_one_version_of_the_collection():
+    """No module is of a later one, what is new in it is written down, and the README names its tarball."""
+    version = yaml.safe_load((native.ROOT / "galaxy.yml").read_text())["version"]
+    added = [re.search(r"^version_added: (.*)$", path.read_text(), re.MULTILINE)[1]
+             for path in (native.ROOT / "plugins/modules").glob("*.py")]
+    assert max(added) == version
+    assert max(path.stem for path in (native.ROOT / "changelogs/fragments").glob("*.yml")) == version
+    assert f"fastsocket-fleet-{version}.tar.gz" in (native.ROOT / "README.md").read_text()

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A lab of virtual machines on which kernels are really booted, and the collection as a user installs it."""
+import contextlib
 import hashlib
 import json
 import os
@@ -108,23 +109,33 @@ def kernel():
     return Kernel()
 
 
-@pytest.fixture(scope="session")
-def machines(kernel, tmp_path_factory):
+@contextlib.contextmanager
+def up(name, hosts, collections, folder):
+    """A lab of these hosts, while the block runs."""
     if os.geteuid() != 0:
         pytest.skip("the lab needs root")
-    folder = tmp_path_factory.mktemp("machines")
-    collections = fleet.build(folder)
-    name = f"vm{os.getpid()}"
-    (folder / "spec.json").write_text(json.dumps({"name": name, "host": SPEC}))
-    up = subprocess.run([fleet.LAB, "up", "--spec", folder / "spec.json"], check=False, stdout=subprocess.PIPE,
-                        stderr=subprocess.STDOUT, text=True)
-    assert up.returncode == 0, up.stdout
+    name = f"{name}{os.getpid()}"
+    (folder / "spec.json").write_text(json.dumps({"name": name, "host": hosts}))
+    done = subprocess.run([fleet.LAB, "up", "--spec", folder / "spec.json"], check=False, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, text=True)
+    assert done.returncode == 0, done.stdout
     try:
         one = Machines(name, collections=collections, home=folder / "ansible")
-        one.stock = one.inside(MACHINES[0], "uname -r")
+        one.stock = one.inside(hosts[0]["name"], "uname -r")
         yield one
     finally:
         subprocess.run([fleet.LAB, "down", "--name", name], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.fixture(scope="session")
+def collections(tmp_path_factory):
+    return fleet.build(tmp_path_factory.mktemp("fleet"))
+
+
+@pytest.fixture(scope="session")
+def machines(kernel, collections, tmp_path_factory):
+    with up("vm", SPEC, collections, tmp_path_factory.mktemp("machines")) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,18 @@ whatever a package makes of grub.cfg, and is gone without trace when it is taken
 * holds the trial entry: the commands of the kernel's own entry; a file that is missing leads on to the stock kernel's
   commands instead of to a menu that waits for somebody;
 * lets a one-shot trial go ahead only when GRUB has really cleared it from its environment block: on a disk that GRUB
-  cannot write, the trial never boots, rather than for ever.
-All three seen with GRUB 2.06 in QEMU, also on a read-only disk and on btrfs."""
+  cannot write, the trial never boots, rather than for ever;
+* without a trial entry takes one that is asked for as none: GRUB replays no journal, so after a crash it may read the
+  block of before, and would boot the first entry of its menu, which is the newest kernel's.
+All seen with GRUB 2.06 in QEMU, also on a read-only disk and on btrfs."""
 
+import contextlib
 import glob
 import os
 import re
 
-from .. import hostfile, topology
+from .. import hostfile, systemd, topology
+from ..errors import FleetError
 from . import bls, grubenv, grubmenu, grubscript, kernels, loader, storage
 
 CONFIGURATIONS = ("/boot/grub/grub.cfg", "/boot/grub2/grub.cfg")
@@ -92,8 +96,10 @@ class Grub(loader.Loader):
         linux = [words[1:] for words in grubscript.commands(path[-1].body, self.menu.env)
                  if words[0] in _LINUX and words[1:]]
         file, arguments = (linux[0][0], linux[0][1:]) if linux else ("", [])
+        initrds = [word for words in grubscript.commands(path[-1].body, self.menu.env)
+                   if words[0] in _INITRD for word in words[1:]]
         return {"id": grubmenu.full_id(path), "title": path[-1].title, "kernel": self._kernel(file) if file else None,
-                "arguments": arguments, "file": file}
+                "arguments": arguments, "file": file, "initrds": initrds}
 
     def _kernel(self, file):
         return kernels.version(re.sub(r"^\([^)]*\)", "", file), self.root) or None
@@ -111,8 +117,8 @@ class Grub(loader.Loader):
             self.warnings.append("a kernel package that is installed now takes this boot's arguments, the trial's, for "
                                  "its own: reboot first, or write the usual ones to " + COMMAND_LINE)
 
-    def _file(self, entry):
-        return kernels.find(entry["file"], ("/", "/boot"), self.root)
+    def _file(self, name):
+        return kernels.find(name, ("/", "/boot"), self.root)
 
     # -- problems
 
@@ -148,7 +154,10 @@ class Grub(loader.Loader):
         if self.pinned() not in (None, self.default_id):
             found.append("the default is %s although custom.cfg pins %s: something after our block in %s sets it" % (
                 self.default_id, self.pinned(), self.custom))
-        if default and default["kernel"] and not self._file(default):
+        if _number(self.menu.env.get("timeout", "")) < 0:
+            found.append("the menu of GRUB has no end (timeout %s): no boot here goes by itself; set GRUB_TIMEOUT to 0 "
+                         "or more and make grub.cfg anew" % self.menu.env["timeout"])
+        if default and default["kernel"] and not self._file(default["file"]):
             found.append("%s, the kernel of the default entry, is not on this host; make grub.cfg anew"
                          % default["file"])
         if default and self.menu.env.get("superusers") and not self._free(self.default_id):
@@ -161,8 +170,9 @@ class Grub(loader.Loader):
 
     def kernel_problems(self, entry):
         found = []
-        if not self._file(entry):
-            found.append("%s, the kernel of the entry %s, is not on this host" % (entry["file"], entry["id"]))
+        for what, file in [("kernel", entry["file"])] + [("initramfs", file) for file in entry["initrds"]]:
+            if not self._file(file):
+                found.append("%s, the %s of the entry %s, is not on this host" % (file, what, entry["id"]))
         names = [name for dummy, name, dummy in grubscript.parts(self.paths[entry["id"]][-1].body, self.menu.env)]
         if len([name for name in names if name in _LINUX]) != 1:
             found.append("the entry %s is not of the usual form, with one linux command outside of any if; it cannot "
@@ -206,6 +216,9 @@ class Grub(loader.Loader):
                 grubenv.write(topology.at(self.root, self.block_path), ONCE, change["after"])
             else:
                 loader.write_file(change, self.root)
+        if changes and self.root == "/":
+            with contextlib.suppress(FleetError):
+                systemd.attempt("sync", "--file-system", self.folder)   # from the journal to where GRUB reads
 
     def disarm_command(self):
         tool, block = grubenv.tool() or grubenv.TOOLS[0], self.block_path
@@ -220,9 +233,11 @@ class Grub(loader.Loader):
             "\n" + BEGIN + JOINED if joined else BEGIN + " ###",
             "# Made by the module fastsocket.fleet.boot_entry, which takes it out again: state released."]
         if layout.pin:
+            stray = "" if layout.trial else ' -o "${default}" = "%s"' % kernels.TRIAL_ID
             lines += [
                 "# pinned: " + layout.pin,
-                'if [ "${boot_once}" != "true" ]; then', "  set default=%s" % grubscript.quote(layout.pin), "fi"]
+                'if [ "${boot_once}" != "true"%s ]; then' % stray,
+                "  set default=%s" % grubscript.quote(layout.pin), "fi"]
         if layout.trial:
             lines += self._trial(*layout.trial)
         return "\n".join(lines) + "\n" + END
@@ -251,3 +266,7 @@ class Grub(loader.Loader):
             '  if [ -n "${%s}" ]; then' % ONCE,
             "    set default=%s" % grubscript.quote(stock),
             "  fi", "fi"]
+
+
+def _number(text):
+    return int(text) if text.lstrip("-").isdigit() else 0

@@ -28,9 +28,9 @@ def problems(path):
     if text is None:
         return ["GRUB's environment block %s is missing, so GRUB could not end a trial after one boot; %s"
                 % (path, again)]
-    if len(text.encode("utf-8")) != SIZE or not text.startswith(SIGNATURE):
+    if len(text.encode("utf-8", "surrogateescape")) != SIZE or not text.startswith(SIGNATURE):
         return ["GRUB's environment block %s is damaged (it has %d bytes, not %d with the usual first line); %s"
-                % (path, len(text.encode("utf-8")), SIZE, again)]
+                % (path, len(text.encode("utf-8", "surrogateescape")), SIZE, again)]
     if os.stat(path).st_blocks == 0:
         return ["GRUB's environment block %s has no disk block of its own (sparse, or kept inside its inode), so GRUB "
                 "cannot write it; %s" % (path, again)]

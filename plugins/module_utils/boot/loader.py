@@ -7,12 +7,15 @@ import os
 
 from .. import hostfile, systemd, topology
 from ..errors import FleetError
-from . import kernels
+from . import kernels, storage
 
 # What the loader shall do. `pin`: id of the entry that is the default whatever is installed, None for the operator's
 # own rule; `trial`: (kernel, arguments, stock id) of the trial entry, or None; `once`: the next boot only is that
 # entry; `before`: what before() said when we first came.
 Layout = collections.namedtuple("Layout", "pin trial once before")
+
+# UEFI specification, "Globally Defined Variables".
+BOOT_NEXT = "/sys/firmware/efi/efivars/BootNext-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 # Entries of the same kernel that are no ordinary boot.
 _REPAIR = ("single", "recovery", "emergency", "rescue", "systemd.unit=rescue.target", "systemd.unit=emergency.target")
@@ -125,6 +128,9 @@ class Loader:
         if (hostfile.read(topology.at(self.root, "/sys/kernel/kexec_loaded")) or "0").strip() == "1":
             found.append("a kernel is loaded for kexec: the next reboot goes straight into it and past the boot "
                          "loader; unload it (kexec -u)")
+        if os.path.exists(topology.at(self.root, BOOT_NEXT)):
+            found.append("the firmware was told another boot for once (BootNext); boot it, or take it back with "
+                         "efibootmgr --delete-bootnext")
         return found
 
 
@@ -166,6 +172,16 @@ class Container(Without):
     def find(cls, root="/"):
         marks = ("/run/systemd/container", "/run/.containerenv", "/.dockerenv")
         return cls(root) if any(os.path.exists(topology.at(root, mark)) for mark in marks) else None
+
+
+class Unmounted(Without):
+    """What lies in /boot now is not what the loader reads at boot."""
+
+    reason = "/boot is in /etc/fstab and not mounted, so what the boot loader reads is not to be seen; mount it"
+
+    @classmethod
+    def find(cls, root="/"):
+        return cls(root) if storage.unmounted("/boot", root) else None
 
 
 class GrubLegacy(Without):

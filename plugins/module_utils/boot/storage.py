@@ -45,6 +45,13 @@ def mount_of(path, root="/"):
     return best
 
 
+def unmounted(point, root="/"):
+    """Is this mount point in fstab(5) and nothing mounted there? Not even what mounts it on the first look."""
+    lines = (hostfile.read(topology.at(root, "/etc/fstab")) or "").splitlines()
+    wanted = [line.split()[1].rstrip("/") for line in lines if line.split()[1:] and not line.lstrip().startswith("#")]
+    return point in wanted and point not in [mount.point for mount in mounts(root)]
+
+
 def layers(device, root="/"):
     """Return what stands between a block device ("8:1") and the disks, in words; empty for a partition or disk."""
     return sorted(set(_layers(os.path.realpath(topology.at(root, "/sys/dev/block/" + device)))))
@@ -74,6 +81,9 @@ def problems(path, root="/"):
            "plain partition with ext4" % path
     if mount is None:
         return ["it cannot be told which file system %s lies on" % path]
+    if "ro" in mount.options:
+        return ["%s is mounted read-only, so neither %s nor a file beside it can be changed; mount it for writing" % (
+            mount.point, path)]
     if mount.kind not in IN_PLACE:
         return ["%s is on %s, %s" % (mount.point, mount.kind, says)]
     if "data=journal" in mount.options:

@@ -16,7 +16,7 @@ from ..errors import FleetError
 from . import deadman, evidence, grub2, kernels, loader, systemd_boot
 
 # The first that finds itself on the host is its loader.
-LOADERS = (loader.Container, systemd_boot.SystemdBoot, grub2.Grub, loader.GrubLegacy, loader.Unknown)
+LOADERS = (loader.Container, loader.Unmounted, systemd_boot.SystemdBoot, grub2.Grub, loader.GrubLegacy, loader.Unknown)
 STATE = paths.VAR + "/boot.json"
 SECONDS = (60, 86400)
 LOCK_S = 10
@@ -32,7 +32,16 @@ def find_loader(root="/"):
 def info(kernel=None, root="/"):
     """Return the state of the loader and of the trial; modules/boot_entry.py says what is in it. `kernel`: the problems
     include those of trying this one."""
-    return _describe(find_loader(root), _load(root), kernel, root)
+    return _readable(_describe(find_loader(root), _load(root), kernel, root))
+
+
+def _readable(value):
+    """Return a value whose texts can be shown: a menu may have titles of another encoding."""
+    if isinstance(value, dict):
+        return {key: _readable(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_readable(one) for one in value]
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace") if isinstance(value, str) else value
 
 
 def _describe(found, state, kernel, root):
@@ -107,7 +116,7 @@ def settle(state, kernel=None, arguments=(), seconds=600, check=False, root="/")
             changes = step.changes()
             step.carry_out()
     shown = kernel if state in ("pinned", "armed") else None
-    return dict(info(shown, root), changed=bool(changes), changes=changes)
+    return dict(info(shown, root), changed=bool(changes), changes=_readable(changes))
 
 
 class _Wanted:
