@@ -13,6 +13,8 @@
  * DIR/NAME.switch  one byte, see FSOCKET_SWITCH_*. Written in place
  *                  by root; read by every process at most every
  *                  FSOCKET_SWITCH_MS. An empty file keeps the last value.
+ * DIR/rss          what the NICs hash and where it leads, see src/rss.h. Not there: ports
+ *                  are chosen by block only.
  * DIR/NAME.handover  a SOCK_SEQPACKET socket, there only during a restart without loss:
  *                  who connects gets the predecessor's listening sockets
  *                  as SCM_RIGHTS in messages of one byte, then EOF.
@@ -47,7 +49,7 @@ enum fsocket_error {
 /* Capabilities, found by trying, never by version. */
 #define FSOCKET_CAP_INCOMING_CPU 1u	/* reuseport groups choose by SO_INCOMING_CPU */
 #define FSOCKET_CAP_PORT_RANGE 2u	/* IP_LOCAL_PORT_RANGE can be set */
-#define FSOCKET_CAP_MIGRATE 4u		/* net.ipv4.tcp_migrate_req is on */
+#define FSOCKET_CAP_MIGRATE 4u		/* what waits in a slot moves on at its end: tcp_migrate_req, or our program */
 #define FSOCKET_CAP_PROBED 8u		/* FSOCKET_CAP_INCOMING_CPU was tried */
 
 struct fsocket_header {
@@ -92,8 +94,8 @@ struct fsocket_cpu {
 	uint64_t accepts_global;	/* of accepts: taken from the global listener */
 	uint64_t connects_local;	/* looked at before close(): the last packet came to the connector's CPU */
 	uint64_t connects_remote;	/* looked at: it came to another */
-	uint64_t connects_steered;	/* source port from the CPU's block */
-	uint64_t connects_unsteered;	/* source port from the whole range */
+	uint64_t connects_steered;	/* source port chosen for the CPU: of its block, or by RSS */
+	uint64_t connects_unsteered;	/* any source port, or the application's own */
 	uint64_t spills;		/* times the CPU's slot handed its share to the others */
 	uint64_t accepts_helped;	/* of accepts: from the slot of another CPU, whose owner did not come */
 	uint64_t reserved[6];
@@ -134,7 +136,9 @@ struct fsocket_slot {
 	uint32_t queue;		/* accept queue length when last looked at */
 	uint32_t backlog;
 	uint64_t accepts;	/* by its owner: does it still come? */
-	uint64_t reserved[2];
+	int32_t fd;		/* the slot's socket in its owner */
+	int32_t taken;		/* pid of the successor that has it as well */
+	uint64_t reserved[1];
 };
 
 #endif

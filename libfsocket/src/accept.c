@@ -8,6 +8,8 @@
 #include <errno.h>
 #include <poll.h>
 
+#include "kernel.h"
+#include "migrate.h"
 #include "real.h"
 #include "slots.h"
 #include "spill.h"
@@ -26,7 +28,7 @@ int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
 /* Nothing there, not listening any more, or just closed: ask the next one. */
 static int nothing(int error)
 {
-	return error == EAGAIN || error == EINVAL || error == EBADF;
+	return error == EAGAIN || error == EINVAL || error == EBADF || error == ENOTSOCK || error == EOPNOTSUPP;
 }
 
 void count_accept(int fd, enum source source, int64_t now)
@@ -136,10 +138,11 @@ static int accept_on(struct listener *l, struct claim *c, struct sockaddr *addre
 		struct fsocket_slot *row = c->row;
 
 		count_accept(fd, source, now);
-		__atomic_store_n(&row->accepts, row->accepts + 1, __ATOMIC_RELAXED);
+		__atomic_store_n(&row->accepts, __atomic_load_n(&row->accepts, __ATOMIC_RELAXED) + 1,
+				 __ATOMIC_RELAXED);
 	}
 	if (tick || ++c->accepts % QUEUE_TURN == 0)
-		spill_own(l, c);
+		spill_own(l, c, now, tick);
 	if (tick)
 		spill_others(l, c, now);
 	errno = keep;
@@ -163,8 +166,8 @@ static int accept_off(struct listener *l, struct claim *c, struct sockaddr *addr
 	fd = plain_accept(l->slots[c->cpu], address, length, flags);
 	if (fd >= 0 || !nothing(errno))
 		return fd;
-	if (!is_sole(l->row))
-		/* The group cannot be told to pass the slot by, so the slot goes. */
+	if (!is_sole(l->row) && migrate_works())
+		/* The group cannot be told to pass the slot by, so the slot goes, its queue to the others. */
 		claim_release(l, c);
 	errno = EAGAIN;
 	return -1;

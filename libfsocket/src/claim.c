@@ -2,10 +2,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <pthread.h>
 #include <sched.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "kernel.h"
+#include "migrate.h"
 #include "real.h"
 #include "settings.h"
 #include "shard.h"
@@ -75,6 +78,8 @@ struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int o
 	row->cpu = cpu;
 	row->pid = getpid();
 	row->tid = thread_tid();
+	row->fd = l->slots[cpu];
+	row->taken = 0;
 	__atomic_store_n(&row->backlog, (uint32_t)l->backlog, __ATOMIC_RELAXED);
 	slot_state_set(row, on ? FSOCKET_SLOT_ON : FSOCKET_SLOT_OFF);
 	return row;
@@ -82,14 +87,16 @@ struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int o
 
 static int claim_start(struct listener *l, struct claim *c, int epfd, struct epoll_event *event)
 {
-	int fd = l->slots[c->cpu];
+	int fd = l->slots[c->cpu], listens;
 
 	options_copy(l->fd, fd, BEFORE_LISTEN);
-	if (setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu)) ||
+	/* A predecessor's, which gets connections whatever is forbidden here: it must be served. */
+	listens = socket_flag(fd, SO_ACCEPTCONN) == 1;
+	if ((setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu)) && !listens) ||
 	    real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, event))
 		return -1;
 	/* Last: from here on connections come, and the epoll above already waits. */
-	if (!real.listen(fd, l->backlog))
+	if (!real.listen(fd, l->backlog) || listens)
 		return 0;
 	real.epoll_ctl(epfd, EPOLL_CTL_DEL, fd, event);
 	return -1;
@@ -99,6 +106,30 @@ static void claim_event(struct claim *c, const struct epoll_event *event)
 {
 	c->events = event->events;
 	c->data = event->data.u64;
+}
+
+__thread int slots_serving;
+
+/* Its destructor runs at the end of a thread that has claimed a slot. */
+static pthread_key_t thread_key;
+static int thread_key_made;
+
+static void thread_ends(void *unused)
+{
+	(void)unused;
+	slots_before_wait();
+	listeners_release();
+}
+
+void slots_init(void)
+{
+	thread_key_made = !pthread_key_create(&thread_key, thread_ends);
+}
+
+void slots_thread_claimed(void)
+{
+	if (thread_key_made)
+		pthread_setspecific(thread_key, &thread_key);
 }
 
 /* Without a claim the thread has the application's listener, as ever. */
@@ -123,6 +154,11 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 		c->epfd = epfd;
 		c->next_tick = 0;
 		c->waiting_since = 0;
+		c->samples = c->queued = 0;
+		c->mine = c->all = 0;
+		c->owned = c->counted = 0;
+		c->hold = 0;
+		slots_serving = 1;
 		c->global_turn = 0;
 		c->yielded = 0;
 		c->helped = -1;
@@ -137,6 +173,7 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 		/* Now there is a group whose choice can be set. */
 		steer_sync(l, on);
 		l->claimed = 1;
+		slots_thread_claimed();
 	}
 	shared_unlock();
 }
@@ -146,7 +183,7 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
  * connection (ngx_reorder_accept_events). Only a thread that goes to wait
  * without it has left its slot.
  */
-static __thread struct listener *leaving;
+__thread struct listener *leaving;
 
 void claim_release(struct listener *l, struct claim *c)
 {
@@ -163,7 +200,8 @@ void claim_release(struct listener *l, struct claim *c)
 	shared_lock();
 	spilling = slot_state(row) == FSOCKET_SLOT_SPILLING;
 	slot_state_set(row, FSOCKET_SLOT_FREE);
-	owners = slot_owners(row->cookie);
+	/* A successor that has taken it over will claim it soon, if it has not. */
+	owners = slot_owners(row->cookie) + pid_alive(row->taken);
 	/* Who stays knows nothing of our spilling. */
 	if (fd >= 0 && owners && spilling)
 		setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu));
@@ -172,11 +210,11 @@ void claim_release(struct listener *l, struct claim *c)
 		 * The last owner. Out of LISTEN, and the kernel moves the queue and the
 		 * handshakes to the others (inet_connection_sock.c:inet_csk_listen_stop).
 		 */
-		orphan = !(shared.header->capabilities & FSOCKET_CAP_MIGRATE) &&
+		orphan = !migrate_works() && is_sole(l->row) &&
 			 !cpu_owners(l->cookie, c->cpu);
 		/* Another process has a slot of its own on this CPU: it cannot serve this one. */
 		if (!orphan)
-			shutdown(fd, SHUT_RD);
+			steer_end(l, fd);
 	}
 	if (orphan) {
 		slot_state_set(row, FSOCKET_SLOT_ORPHAN);
@@ -197,6 +235,8 @@ struct claim *my_claim(const struct listener *l)
 
 	if (cpu < 0 || cpu >= l->cpus)
 		return NULL;
+	if (!l->claims)
+		__builtin_unreachable();	/* made with cpus: for the analyzer */
 	c = &l->claims[cpu];
 	return atomic_load_explicit(&c->tid, memory_order_relaxed) == thread_tid() ? c : NULL;
 }
@@ -205,7 +245,7 @@ static void leave(struct listener *l, struct claim *c)
 {
 	struct epoll_event unused = { 0 };
 
-	spill_end_help(l, c);
+	spill_pause_help(l, c);
 	/* Of several, only one can come back. */
 	slots_before_wait();
 	real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, l->slots[c->cpu], &unused);
@@ -219,11 +259,14 @@ static void come_back(struct listener *l, struct claim *c, int epfd, struct epol
 	claim_event(c, event);
 	if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, l->slots[c->cpu], event))
 		claim_release(l, c);
+	else
+		spill_resume_help(l, c);
 }
 
 void slots_before_wait(void)
 {
 	struct claim *c;
+	int keep = errno;
 
 	if (__builtin_expect(!leaving, 1))
 		return;
@@ -231,11 +274,24 @@ void slots_before_wait(void)
 	if (c)
 		claim_release(leaving, c);
 	leaving = NULL;
+	errno = keep;
 }
 
 void slots_after_fork(void)
 {
+	slots_serving = 0;
 	leaving = NULL;
+}
+
+/* Into another epoll: one made anew after its first was closed, or a second one. */
+static void follow(struct listener *l, struct claim *c, int epfd, struct epoll_event *event)
+{
+	if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, l->slots[c->cpu], event))
+		return;
+	/* What another slot has to say came to the first. */
+	spill_end_help(l, c);
+	c->epfd = epfd;
+	claim_event(c, event);
 }
 
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
@@ -258,10 +314,12 @@ int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
 		claim(l, epfd, event);
 	else if (op == EPOLL_CTL_ADD && leaving == l)
 		come_back(l, c, epfd, event);
+	else if (op == EPOLL_CTL_ADD)
+		follow(l, c, epfd, event);
 	else if (op == EPOLL_CTL_DEL && c && c->epfd == epfd)
 		leave(l, c);
-	else if (op == EPOLL_CTL_MOD && c && c->epfd == epfd && !real.epoll_ctl(epfd, op, l->slots[c->cpu], event))
-		claim_event(c, event);
+	else if (c && !real.epoll_ctl(epfd, op, l->slots[c->cpu], event) && c->epfd == epfd)
+		claim_event(c, event);	/* changed; else changed in, or out of, an epoll it was in before */
 	errno = keep;
 	return result;
 }

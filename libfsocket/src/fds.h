@@ -9,8 +9,9 @@
 #ifndef FSOCKET_FDS_H
 #define FSOCKET_FDS_H
 
-#include <stdatomic.h>
 #include <stdint.h>
+
+#include "atomics.h"
 
 enum fd_kind {
 	FD_UNKNOWN = 0,
@@ -20,6 +21,7 @@ enum fd_kind {
 	FD_ACTIVE,	/* connected by us; detail: the CPU */
 	FD_LISTENER,	/* detail: index of its struct listener */
 	FD_SLOT,	/* our own; detail: index of its struct listener */
+	FD_COPY,	/* of a listener (dup, fork and dup2), found by accept(); detail: index of its struct listener */
 };
 
 /* Descriptors above it are not tracked: they work as without us. */

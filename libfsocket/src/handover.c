@@ -37,7 +37,7 @@ static int receive(int from)
 	struct cmsghdr *c;
 	int fd;
 
-	if (recvmsg(from, &message, MSG_CMSG_CLOEXEC) != 1)
+	if (real.recvmsg(from, &message, MSG_CMSG_CLOEXEC) != 1)
 		return -1;
 	c = CMSG_FIRSTHDR(&message);
 	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
@@ -74,6 +74,7 @@ static int same_address(int fd, const struct sockaddr *want, socklen_t length)
 	const struct sockaddr_in *h4 = (const void *)&have, *w4 = (const void *)want;
 	const struct sockaddr_in6 *h6 = (const void *)&have, *w6 = (const void *)want;
 
+	memset(&have, 0, sizeof(have));
 	if (getsockname(fd, (struct sockaddr *)&have, &have_length) ||
 	    have.ss_family != want->sa_family || length < have_length)
 		return 0;

@@ -9,10 +9,12 @@
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "fds.h"
 #include "handover.h"
+#include "inherit.h"
 #include "leave.h"
 #include "ports.h"
 #include "real.h"
@@ -20,6 +22,23 @@
 #include "shard.h"
 #include "slots.h"
 #include "steer.h"
+
+#ifndef SYS_close_range
+#define SYS_close_range 436	/* Linux 5.9 */
+#endif
+
+/* Not in the headers of an older libc, nor of musl. */
+int close_range(unsigned int first, unsigned int last, int flags);
+void closefrom(int first);
+
+/* fd is new. In a vfork() child it may have the number of a listener that is its parent's, as is the table. */
+static inline void born(int fd, enum fd_kind kind)
+{
+	enum fd_kind was = fd_kind(fd_get(fd));
+
+	if (__builtin_expect(was != FD_LISTENER && was != FD_SLOT, 1) || listener_ours())
+		fd_set_kind(fd, kind, 0);
+}
 
 EXPORT int socket(int domain, int type, int protocol)
 {
@@ -30,7 +49,7 @@ EXPORT int socket(int domain, int type, int protocol)
 	real_ready();
 	fd = real.socket(domain, type, protocol);
 	if (fd >= 0)
-		fd_set_kind(fd, tcp ? FD_FRESH : FD_OTHER, 0);
+		born(fd, tcp ? FD_FRESH : FD_OTHER);
 	return fd;
 }
 
@@ -54,7 +73,7 @@ EXPORT int bind(int fd, const struct sockaddr *address, socklen_t length)
  */
 static int alone(int fd)
 {
-	struct sockaddr_storage address;
+	struct sockaddr_storage address = { .ss_family = AF_UNSPEC };
 	socklen_t length = sizeof(address);
 	int probe, one = 1, result;
 
@@ -77,12 +96,16 @@ EXPORT int listen(int fd, int backlog)
 	int one = 1, shares, sole, result, keep;
 
 	real_ready();
+	if (fd_kind(fd_get(fd)) == FD_OTHER || !shared.header || !settings.listen)
+		return real.listen(fd, backlog);
+	keep = errno;
 	known = listener_find(fd);
 	if (known)
 		known->backlog = backlog;
-	if (known || !shared.header || !settings.listen || !socket_is_tcp(fd) || !steer_works())
+	if (known || !socket_is_tcp(fd) || !steer_works()) {
+		errno = keep;
 		return real.listen(fd, backlog);
-	keep = errno;
+	}
 	shares = socket_flag(fd, SO_REUSEPORT);
 	/* Listening already: taken over from a predecessor, who had it alone. */
 	sole = shares == 0 || socket_flag(fd, SO_ACCEPTCONN) == 1 || alone(fd);
@@ -97,21 +120,27 @@ EXPORT int listen(int fd, int backlog)
 	return 0;
 }
 
+static int plainly(enum fd_kind kind)
+{
+	return kind != FD_LISTENER && kind != FD_COPY && kind != FD_UNKNOWN;
+}
+
+__attribute__((noinline))
 static int any_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
 	struct listener *l;
 	int result, keep = errno;
 
-	real_ready();
-	l = listener_find(fd);
-	if (l)
-		result = l->sharded ? shard_accept(l, address, length, flags) : slots_accept(l, address, length, flags);
-	else if (flags < 0)
-		result = real.accept(fd, address, length);
+	l = listener_accepts(fd);
+	errno = keep;
+	if (!l)
+		result = plain_accept(fd, address, length, flags);
+	else if (l->sharded)
+		result = shard_accept(l, address, length, flags);
 	else
-		result = real.accept4(fd, address, length, flags);
+		result = slots_accept(l, address, length, flags);
 	if (result >= 0) {
-		fd_set_kind(result, FD_OTHER, 0);
+		born(result, FD_OTHER);
 		errno = keep;
 	}
 	return result;
@@ -119,17 +148,29 @@ static int any_accept(int fd, struct sockaddr *address, socklen_t *length, int f
 
 EXPORT int accept(int fd, struct sockaddr *address, socklen_t *length)
 {
-	return any_accept(fd, address, length, -1);
+	int result;
+
+	real_ready();
+	if (!plainly(fd_kind(fd_get(fd))))
+		return any_accept(fd, address, length, -1);
+	result = real.accept(fd, address, length);
+	if (result >= 0)
+		born(result, FD_OTHER);
+	return result;
 }
 
 EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
+	int result;
+
+	real_ready();
 	/* Negative flags are the kernel's to refuse, and our mark for accept(). */
-	if (flags < 0) {
-		real_ready();
-		return real.accept4(fd, address, length, flags);
-	}
-	return any_accept(fd, address, length, flags);
+	if (flags >= 0 && !plainly(fd_kind(fd_get(fd))))
+		return any_accept(fd, address, length, flags);
+	result = real.accept4(fd, address, length, flags);
+	if (result >= 0)
+		born(result, FD_OTHER);
+	return result;
 }
 
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
@@ -148,11 +189,9 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
 EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
 	struct listener *l;
-	uint32_t word;
 
 	real_ready();
-	word = fd_get(fd);
-	if (op == EPOLL_CTL_ADD && fd_kind(word) == FD_UNKNOWN && shared.header && settings.listen) {
+	if (op == EPOLL_CTL_ADD && fd_kind(fd_get(fd)) == FD_UNKNOWN && shared.header && settings.listen) {
 		int keep = errno;
 
 		/* A listener that came over a socket or an exec. */
@@ -162,14 +201,17 @@ EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 			fd_set_kind(fd, FD_OTHER, 0);
 		errno = keep;
 	}
-	l = listener_find(fd);
+	l = fd_kind(fd_get(fd)) == FD_LISTENER ? listener_find(fd) : NULL;
 	return l ? slots_epoll(l, epfd, op, event) : real.epoll_ctl(epfd, op, fd, event);
 }
 
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int count, int timeout)
 {
 	real_ready();
-	slots_before_wait();
+	if (__builtin_expect(leaving != NULL, 0))
+		slots_before_wait();
+	if (slots_watchful(timeout))
+		return slots_wait(epfd, events, count, timeout, NULL);
 	return real.epoll_wait(epfd, events, count, timeout);
 }
 
@@ -177,19 +219,33 @@ EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int time
 		       const sigset_t *mask)
 {
 	real_ready();
-	slots_before_wait();
+	if (__builtin_expect(leaving != NULL, 0))
+		slots_before_wait();
+	if (slots_watchful(timeout))
+		return slots_wait(epfd, events, count, timeout, mask);
 	return real.epoll_pwait(epfd, events, count, timeout, mask);
 }
 
-/* What we knew of fd is over. */
-static void forget(int fd)
+/*
+ * A listener that comes from a predecessor, as HAProxy's at a reload: its slots
+ * are taken over at once, before the predecessor is told to leave them.
+ */
+EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
-	uint32_t word = fd_get(fd);
+	ssize_t result;
+
+	real_ready();
+	result = real.recvmsg(fd, message, flags);
+	if (__builtin_expect(result >= 0 && message->msg_controllen && shared.header && settings.listen, 0))
+		inherit_message(message);
+	return result;
+}
+
+__attribute__((noinline)) static void forget_ours(int fd, uint32_t word)
+{
 	enum fd_kind kind = fd_kind(word);
 	int keep = errno;
 
-	if (__builtin_expect(kind == FD_UNKNOWN, 0))
-		return;
 	if ((kind == FD_LISTENER || kind == FD_SLOT) && !listener_ours())
 		return;
 	if (kind == FD_LISTENER)
@@ -202,11 +258,53 @@ static void forget(int fd)
 	errno = keep;
 }
 
+/* What we knew of fd is over. */
+static inline void forget(int fd)
+{
+	uint32_t word = fd_get(fd);
+	enum fd_kind kind = fd_kind(word);
+
+	if (__builtin_expect(kind >= FD_ACTIVE, 0))
+		forget_ours(fd, word);
+	else if (kind != FD_UNKNOWN)
+		fd_set_kind(fd, FD_UNKNOWN, 0);
+}
+
 EXPORT int close(int fd)
 {
 	real_ready();
 	forget(fd);
 	return real.close(fd);
+}
+
+/* Of what goes at once, listeners and slots matter; no other word may be mistaken for the next with that number. */
+static void forget_range(unsigned int first, unsigned int last)
+{
+	int keep = errno;
+
+	if (listener_ours())
+		for (int fd; (fd = listener_in(first, last)) >= 0;)
+			forget(fd);
+	errno = keep;
+}
+
+EXPORT int close_range(unsigned int first, unsigned int last, int flags)
+{
+	real_ready();
+	/* With a flag it closes nothing, or only in a table of this thread's own. */
+	if (!flags)
+		forget_range(first, last);
+	return (int)syscall(SYS_close_range, first, last, flags);
+}
+
+EXPORT void closefrom(int first)
+{
+	real_ready();
+	forget_range(first < 0 ? 0 : (unsigned int)first, ~0u);
+	if (real.closefrom)
+		real.closefrom(first);
+	else	/* who calls it has a libc of its own for it */
+		syscall(SYS_close_range, first < 0 ? 0 : first, ~0u, 0);
 }
 
 EXPORT int dup2(int from, int to)

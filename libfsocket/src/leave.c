@@ -47,16 +47,16 @@ size_t leave_size(char *const *environment)
 static void strip(const char *entry, char *out)
 {
 	const char *at = entry + sizeof(preload) - 1;
-	char *start = out;
+	char *start = out, *first = out + sizeof(preload) - 1;
 
 	memcpy(out, preload, sizeof(preload) - 1);
-	out += sizeof(preload) - 1;
+	out = first;
 	while (*at) {
 		/* ld.so(8): separated by spaces or colons. */
 		size_t length = strcspn(at, " :");
 
 		if (length && !is_ours(at, length)) {
-			if (out[-1] != '=')
+			if (out != first)
 				*out++ = ':';
 			memcpy(out, at, length);
 			out += length;
@@ -65,7 +65,7 @@ static void strip(const char *entry, char *out)
 		at += strspn(at, " :");
 	}
 	*out = '\0';
-	if (out[-1] == '=' && out - start == (long)sizeof(preload) - 1)
+	if (out == first)
 		*start = '\0';
 }
 

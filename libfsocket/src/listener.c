@@ -13,19 +13,21 @@
 #include <unistd.h>
 
 #include "fds.h"
+#include "kernel.h"
+#include "inherit.h"
+#include "migrate.h"
 #include "real.h"
 #include "settings.h"
 #include "shard.h"
 #include "slots.h"
 #include "steer.h"
+#include "thread.h"
 
 /* Listeners one process can have managed; the others work as without us. */
 #define LISTENERS 64
-/* Inherited listeners have low numbers: this far listener_prepare_all() looks. */
-#define INHERITED_FDS 4096
 
 static struct listener listeners[LISTENERS];
-static pid_t owner_pid;
+static _Atomic pid_t owner_pid;
 /* Two threads may meet an inherited listener at once. */
 static pthread_mutex_t preparing = PTHREAD_MUTEX_INITIALIZER;
 
@@ -68,6 +70,42 @@ struct listener *listener_find(int fd)
 	return fd_kind(word) == FD_LISTENER ? &listeners[fd_detail(word)] : NULL;
 }
 
+/* Asked once a descriptor: who polls a listener and who accepts may have different numbers for it. */
+static struct listener *find_copy(int fd)
+{
+	uint64_t cookie = socket_cookie(fd);
+
+	for (int i = 0; cookie && i < LISTENERS; i++) {
+		struct listener *l = &listeners[i];
+
+		if (!l->used || l->cookie != cookie)
+			continue;
+		fd_set_kind(fd, FD_COPY, (unsigned int)i);
+		if (fd >= l->copies)
+			l->copies = fd + 1;
+		return l;
+	}
+	fd_set_kind(fd, FD_OTHER, 0);
+	return NULL;
+}
+
+struct listener *listener_accepts(int fd)
+{
+	uint32_t word = fd_get(fd);
+
+	if (__builtin_expect(fd_kind(word) == FD_LISTENER || fd_kind(word) == FD_COPY, 1))
+		return &listeners[fd_detail(word)];
+	return fd_kind(word) == FD_UNKNOWN && owner_pid ? find_copy(fd) : NULL;
+}
+
+static void forget_copies(struct listener *l)
+{
+	for (int fd = 0; fd < l->copies; fd++)
+		if (fd_kind(fd_get(fd)) == FD_COPY && &listeners[fd_detail(fd_get(fd))] == l)
+			fd_set_kind(fd, FD_OTHER, 0);
+	l->copies = 0;
+}
+
 static int port_of(const struct sockaddr_storage *a)
 {
 	return ntohs(a->ss_family == AF_INET6 ?
@@ -105,11 +143,18 @@ static int sibling(const struct listener *l)
 	return fd;
 }
 
+/* Where a filter forbids to ask, the word we keep has to do. */
 int slot_intact(const struct listener *l, int cpu)
 {
 	int fd = l->slots[cpu];
+	uint64_t cookie = 0;
+	socklen_t length = sizeof(cookie);
 
-	return fd >= 0 && fd_kind(fd_get(fd)) == FD_SLOT && socket_cookie(fd) == l->cookies[cpu];
+	if (fd < 0 || fd_kind(fd_get(fd)) != FD_SLOT)
+		return 0;
+	if (getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length))
+		return errno != EBADF && errno != ENOTSOCK;
+	return cookie == l->cookies[cpu];
 }
 
 static void drop_slots(struct listener *l)
@@ -134,7 +179,7 @@ static int make_arrays(struct listener *l)
 	l->claims = calloc((size_t)cpus, sizeof(*l->claims));
 	l->cookies = calloc((size_t)cpus, sizeof(*l->cookies));
 	if (!l->slots || !l->claims || !l->cookies) {
-		free(l->slots);
+		free((void *)l->slots);
 		free(l->claims);
 		free(l->cookies);
 		l->slots = NULL;
@@ -157,8 +202,10 @@ static int make_slots(struct listener *l)
 	if (sched_getaffinity(0, sizeof(usable), usable))
 		return 0;
 	for (int cpu = 0; cpu < l->cpus; cpu++) {
-		int fd = CPU_ISSET_S(cpu, sizeof(usable), usable) ? sibling(l) : -2;
+		int fd = CPU_ISSET_S(cpu, sizeof(usable), usable) ? inherit_slot(l, cpu) : -2;
 
+		if (fd == -1)
+			fd = sibling(l);
 		if (fd == -1)
 			COUNT_ERROR(FSOCKET_ERR_PREPARE);
 		if (fd < 0)
@@ -228,15 +275,6 @@ static int note(struct listener *l, int sole)
 	return row != NULL;
 }
 
-/* A copy (dup) of a managed listener? It serves the application's queue alone. */
-static int is_copy(uint64_t cookie)
-{
-	for (int i = 0; i < LISTENERS; i++)
-		if (listeners[i].used && listeners[i].cookie == cookie)
-			return 1;
-	return 0;
-}
-
 /* Locked. */
 static struct listener *prepare(int fd, int backlog, int sole)
 {
@@ -257,13 +295,14 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	l->cookie = socket_cookie(fd);
 	memset(&l->address, 0, sizeof(l->address));
 	l->address_length = sizeof(l->address);
-	if (!l->cookie || is_copy(l->cookie) || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
+	if (!l->cookie || find_copy(fd) || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
 		return NULL;
 	l->sharded = sharded(l);
 	if (!make_arrays(l) || (!l->sharded && !make_slots(l))) {
 		say(1, "no slots for port %d: %s", port_of(&l->address), strerror(errno));
 		return NULL;
 	}
+	migrate_load();
 	if (!note(l, sole)) {
 		drop_slots(l);
 		return NULL;
@@ -286,32 +325,32 @@ struct listener *listener_prepare(int fd, int backlog, int sole)
 	return l;
 }
 
-static int inherited_backlog(int fd)
+struct listener *listener_next(struct listener *l)
 {
-	struct tcp_info info;
-	socklen_t length = sizeof(info);
-
-	/* On a listener tcpi_sacked is the backlog: net/ipv4/tcp.c:tcp_get_info */
-	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length) || !info.tcpi_sacked)
-		return SOMAXCONN;
-	return (int)info.tcpi_sacked;
+	for (l = l ? l + 1 : listeners; l < listeners + LISTENERS; l++)
+		if (l->used && !l->sharded)
+			return l;
+	return NULL;
 }
 
-struct listener *listener_adopt(int fd)
+int listener_in(unsigned int first, unsigned int last)
 {
-	int one = 1;
+	for (int i = 0; i < LISTENERS; i++) {
+		const struct listener *l = &listeners[i];
+		int fd = l->fd;
 
-	if (!steer_works() || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
-		return NULL;
-	/* Whether it was the first of its group, who made it has noted (-1: keep that). */
-	return listener_prepare(fd, inherited_backlog(fd), -1);
-}
-
-void listener_prepare_all(void)
-{
-	for (int fd = 0; fd < INHERITED_FDS; fd++)
-		if (!listener_find(fd) && fd_kind(fd_get(fd)) != FD_SLOT && socket_flag(fd, SO_ACCEPTCONN) == 1 && socket_is_tcp(fd))
-			listener_adopt(fd);
+		if (!l->used)
+			continue;
+		if ((unsigned int)fd >= first && (unsigned int)fd <= last && fd_kind(fd_get(fd)) == FD_LISTENER)
+			return fd;
+		for (int cpu = 0; cpu < l->cpus; cpu++) {
+			fd = l->slots[cpu];
+			if (fd >= 0 && (unsigned int)fd >= first && (unsigned int)fd <= last &&
+			    fd_kind(fd_get(fd)) == FD_SLOT)
+				return fd;
+		}
+	}
+	return -1;
 }
 
 int listener_ours(void)
@@ -323,6 +362,7 @@ void listener_close(struct listener *l)
 {
 	release_claims(l);
 	fd_set_kind(l->fd, FD_UNKNOWN, 0);
+	forget_copies(l);
 	drop_slots(l);
 	l->used = 0;
 }
@@ -338,6 +378,14 @@ void listener_lose_slot(int fd)
 			claim_release(l, &l->claims[cpu]);
 		l->slots[cpu] = -1;
 	}
+}
+
+void listeners_release(void)
+{
+	for (int i = 0; i < LISTENERS; i++)
+		for (int cpu = 0; listeners[i].used && cpu < listeners[i].cpus; cpu++)
+			if (listeners[i].claims[cpu].tid == thread_tid())
+				claim_release(&listeners[i], &listeners[i].claims[cpu]);
 }
 
 void listeners_after_fork(void)

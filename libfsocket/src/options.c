@@ -5,6 +5,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
+#include "kernel.h"
 #include "slots.h"
 
 /*

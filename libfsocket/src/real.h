@@ -19,8 +19,10 @@
 	REAL(int, accept4, (int, struct sockaddr *, socklen_t *, int)) \
 	REAL(int, connect, (int, const struct sockaddr *, socklen_t)) \
 	REAL(int, close, (int)) \
+	REAL(void, closefrom, (int)) \
 	REAL(int, dup2, (int, int)) \
 	REAL(int, dup3, (int, int, int)) \
+	REAL(ssize_t, recvmsg, (int, struct msghdr *, int)) \
 	REAL(int, epoll_ctl, (int, int, int, struct epoll_event *)) \
 	REAL(int, epoll_wait, (int, struct epoll_event *, int, int)) \
 	REAL(int, epoll_pwait, (int, struct epoll_event *, int, int, const sigset_t *)) \
@@ -41,10 +43,19 @@ extern struct real real;
 /* Fill the table. Constructors of other libraries may come before ours, so every hook asks first. */
 void real_find(void);
 
+/*
+ * 1 in a process we know; the kernel wipes it in a child (MADV_WIPEONFORK), also in one of clone(2), which runs
+ * no atfork handler. A vfork() child has its parent's.
+ */
+extern char *process_known;
+
+/* The table is empty, or the process is new. */
+void process_begins(void);
+
 static inline void real_ready(void)
 {
-	if (__builtin_expect(!real.epoll_ctl, 0))
-		real_find();
+	if (__builtin_expect(!*process_known, 0))
+		process_begins();
 }
 
 #define EXPORT __attribute__((visibility("default")))

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 
+#include "kernel.h"
 #include "real.h"
 #include "thread.h"
 
@@ -49,15 +50,17 @@ static void claim(struct listener *l, int epfd, int on)
 	c->row = row;
 	c->epfd = epfd;
 	c->tid = thread_tid();
+	slots_thread_claimed();
 }
 
 void shard_release(struct listener *l, struct claim *c)
 {
 	c->tid = 0;
-	if (socket_cookie(l->fd) == l->cookie)
-		prefer(l, -1);
 	shared_lock();
 	slot_row_clear(c->row);
+	/* nginx's old worker ends after the new one, which has the same socket, has begun. */
+	if (!slot_owners(l->cookie) && socket_cookie(l->fd) == l->cookie)
+		prefer(l, -1);
 	shared_unlock();
 }
 

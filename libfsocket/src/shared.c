@@ -301,7 +301,7 @@ void slot_row_clear(struct fsocket_slot *row)
 	slot_state_set(row, FSOCKET_SLOT_FREE);
 	row->listener = 0;
 	__atomic_store_n(&row->cookie, 0, __ATOMIC_RELAXED);
-	row->cpu = row->pid = row->tid = 0;
+	row->cpu = row->pid = row->tid = row->fd = row->taken = 0;
 	__atomic_store_n(&row->accepts, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->queue, 0, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, 0, __ATOMIC_RELAXED);
@@ -384,6 +384,19 @@ struct fsocket_slot *slot_served(uint64_t slot_cookie, uint64_t *accepts)
 		*accepts += __atomic_load_n(&row->accepts, __ATOMIC_RELAXED);
 	}
 	return found;
+}
+
+struct fsocket_slot *slot_predecessor(uint64_t listener_cookie, int cpu)
+{
+	int me = getpid();
+
+	for (int k = 0; k < slot_rows(); k++) {
+		struct fsocket_slot *row = &shared.slots[k];
+
+		if (row->listener == listener_cookie && row->cpu == cpu && row->pid != me && owned(row))
+			return row;
+	}
+	return NULL;
 }
 
 int slot_owners(uint64_t slot_cookie)

@@ -8,9 +8,9 @@
 #ifndef FSOCKET_SHARED_H
 #define FSOCKET_SHARED_H
 
-#include <stdatomic.h>
 #include <stddef.h>
 
+#include "atomics.h"
 #include "fsocket_abi.h"
 
 struct shared {
@@ -75,6 +75,8 @@ struct fsocket_listener *listener_row(uint64_t cookie);
 struct fsocket_slot *slot_row_free(void);
 /* Row of one who serves a slot with the switch on, or NULL, and the accepts of all who do. No lock: it is a guess. */
 struct fsocket_slot *slot_served(uint64_t slot_cookie, uint64_t *accepts);
+/* A row of a live owner of a listener's slot on a CPU, in another process, or NULL. Locked. */
+struct fsocket_slot *slot_predecessor(uint64_t listener_cookie, int cpu);
 /* Live owners of a slot socket. Rows of the dead are freed on the way. Locked. */
 int slot_owners(uint64_t slot_cookie);
 /* An orphan row of a listener on a CPU, or NULL. Locked. */

@@ -17,6 +17,7 @@
 #ifndef FSOCKET_SLOTS_H
 #define FSOCKET_SLOTS_H
 
+#include <signal.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
@@ -41,6 +42,10 @@ struct claim {
 	_Atomic int looked_at;		/* the other CPU whose slot it looked at last */
 	_Atomic int64_t waiting_since;	/* ms; its owner has not come since, 0: nothing waits there */
 	_Atomic uint64_t seen_accepts;	/* of its owner then */
+	_Atomic unsigned int samples, queued;	/* of the own queue since the tick: how many, sum of lengths */
+	_Atomic uint64_t mine, all;	/* accepts of this CPU and of all at the tick */
+	_Atomic unsigned int owned, counted;	/* slots with an owner, by the last round of looks; in this round */
+	_Atomic int64_t hold;		/* ms; spilling for uneven load lasts until then */
 	_Atomic int helped;		/* CPU whose slot is in our epoll besides, -1: none */
 };
 
@@ -51,12 +56,13 @@ struct claim {
 struct listener {
 	_Atomic int used;
 	_Atomic int fd;		/* the application's */
-	uint64_t cookie;
+	_Atomic uint64_t cookie;
 	struct fsocket_listener *_Atomic row;
 	int backlog;
 	_Atomic int sharded;	/* one of several of the application's own: no siblings */
 	_Atomic int claimed;	/* some thread or process had a slot of it */
 	_Atomic int blocking;	/* it was when it was added to an epoll */
+	_Atomic int copies;	/* one more than the highest descriptor that is known to be a copy */
 	struct sockaddr_storage address;
 	socklen_t address_length;
 	int cpus;		/* length of slots and claims */
@@ -72,6 +78,8 @@ int socket_blocks(int fd);
 
 /* The managed listener behind fd, or NULL. */
 struct listener *listener_find(int fd);
+/* The same for who accepts: also behind a copy of its descriptor. */
+struct listener *listener_accepts(int fd);
 /*
  * Prepare the slots of a listening socket. sole: nobody else listened on its
  * address before. NULL when it is left alone; the socket works as without us.
@@ -81,12 +89,16 @@ struct listener *listener_prepare(int fd, int backlog, int sole);
 struct listener *listener_adopt(int fd);
 /* Prepare what listens and is not prepared yet: listeners inherited from another process. */
 void listener_prepare_all(void);
+/* A managed listener or a slot between two descriptors, or -1. */
+int listener_in(unsigned int first, unsigned int last);
 /* A listener or a slot of this very process? A vfork() child closes what is its parent's. */
 int listener_ours(void);
 /* The application closes fd: give up all slots of it in this process. */
 void listener_close(struct listener *l);
 /* The application closes a slot's socket, as programs do that close all descriptors they do not know. */
 void listener_lose_slot(int fd);
+/* The thread's claims of all listeners are given up. */
+void listeners_release(void);
 /* In a forked child: the claims are the parent's. */
 void listeners_after_fork(void);
 
@@ -99,12 +111,31 @@ void options_copy(int from, int to, enum when when);
 
 /* epoll_ctl() on a managed listener, for the slot as well. */
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event);
+/* The listener that this thread took out of its epoll, as one that leaves does; it may come back. */
+extern __thread struct listener *leaving;
 /* The thread goes to wait for events: what it took out of epoll and did not add again, it has left. */
 void slots_before_wait(void);
+void slots_init(void);
+/* This thread has a claim: at its end it gives up its slots, which nobody else polls. */
+void slots_thread_claimed(void);
 void slots_after_fork(void);
+/* This thread has had a slot. */
+extern __thread int slots_serving;
+/* ms after which a thread that has nothing to do looks after the slots of the others. */
+#define SLOTS_IDLE_MS 250
+/* epoll_wait() (mask NULL) or epoll_pwait() of a thread that serves, with a timeout that is longer (< 0: for ever). */
+int slots_wait(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *mask);
+
+static inline int slots_watchful(int timeout)
+{
+	return slots_serving && (unsigned int)timeout > SLOTS_IDLE_MS;
+}
+
 void claim_release(struct listener *l, struct claim *c);
 /* The claim of this thread on a listener, or NULL. */
 struct claim *my_claim(const struct listener *l);
+/* Listeners of this process with slots, in turn; NULL to begin, NULL at the end. */
+struct listener *listener_next(struct listener *l);
 /* A row for a claim on `slot`, filled. NULL: none, counted. Locked. */
 struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int on);
 

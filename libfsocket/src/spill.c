@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
+#include "kernel.h"
 #include "real.h"
 #include "settings.h"
 
@@ -13,6 +14,10 @@
 #define SPILL_BACK 4
 /* ms without an accept() while connections wait: the owner is stuck, or as good as that. */
 #define STUCK_MS 250
+/* More than so many wait on average: the worker does not keep up. */
+#define WAITING 8
+/* ms of spilling for uneven load before it is tried without. */
+#define HOLD_MS 2000
 
 struct queue {
 	uint32_t length, backlog, limit;	/* limit 0: never too long */
@@ -32,6 +37,15 @@ static int queue_of(int fd, struct queue *q)
 	return 1;
 }
 
+/* Who looks at the slot from now on takes from its queue as well: one queue for all, as without us. */
+static void ask_help(int cpu, struct fsocket_slot *row)
+{
+	if (slot_state(row) == FSOCKET_SLOT_SPILLING)
+		return;
+	slot_state_set(row, FSOCKET_SLOT_SPILLING);
+	COUNT(cpu, spills);
+}
+
 static void hand_over(int fd, int cpu, struct fsocket_slot *row)
 {
 	int none = -1;
@@ -39,11 +53,38 @@ static void hand_over(int fd, int cpu, struct fsocket_slot *row)
 	/* No socket claims the CPU now: the kernel spreads by hash over all. */
 	if (setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &none, sizeof(none)))
 		return;
-	slot_state_set(row, FSOCKET_SLOT_SPILLING);
-	COUNT(cpu, spills);
+	ask_help(cpu, row);
 }
 
-void spill_own(struct listener *l, struct claim *c)
+/*
+ * This CPU gets more than its share, and connections wait, so its worker is the slower one: its queue need not be
+ * long for that. Others have time.
+ */
+static int uneven(const struct listener *l, struct claim *c, const struct queue *q, int tick)
+{
+	unsigned int samples = c->samples + 1, queued = c->queued + q->length;
+	uint64_t all = 0, mine = 0;
+	int found;
+
+	c->samples = samples;
+	c->queued = queued;
+	if (!tick)
+		return 0;
+	for (int cpu = 0; cpu < l->cpus; cpu++) {
+		uint64_t accepts = __atomic_load_n(&shared.cpus[cpu].accepts, __ATOMIC_RELAXED);
+
+		all += accepts;
+		mine = cpu == c->cpu ? accepts : mine;
+	}
+	found = c->owned > 1 && queued / samples > WAITING &&
+		(mine - c->mine) * c->owned * 2 > (all - c->all) * 3;
+	c->mine = mine;
+	c->all = all;
+	c->samples = c->queued = 0;
+	return found;
+}
+
+void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 {
 	struct fsocket_slot *row = c->row;
 	uint32_t state = slot_state(row);
@@ -54,9 +95,13 @@ void spill_own(struct listener *l, struct claim *c)
 		return;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
-	if (state == FSOCKET_SLOT_ON && q.limit && q.length > q.limit)
+	if (uneven(l, c, &q, tick) && q.limit) {
+		c->hold = now + HOLD_MS;
+		ask_help(c->cpu, row);
+	}
+	if (q.limit && q.length > q.limit)
 		hand_over(fd, c->cpu, row);
-	else if (state == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK &&
+	else if (state == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK && now >= c->hold &&
 		 !setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu)))
 		slot_state_set(row, FSOCKET_SLOT_ON);
 }
@@ -91,6 +136,22 @@ void spill_end_help(struct listener *l, struct claim *c)
 	c->helped = -1;
 }
 
+void spill_pause_help(struct listener *l, struct claim *c)
+{
+	struct epoll_event unused = { 0 };
+
+	if (c->helped >= 0 && l->slots[c->helped] >= 0)
+		real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, l->slots[c->helped], &unused);
+}
+
+void spill_resume_help(struct listener *l, struct claim *c)
+{
+	struct epoll_event event = { .events = c->events, .data.u64 = c->data };
+
+	if (c->helped >= 0 && real.epoll_ctl(c->epfd, EPOLL_CTL_ADD, l->slots[c->helped], &event))
+		c->helped = -1;
+}
+
 /* Where something waits it looks again; else at the next one. */
 static int other(const struct listener *l, const struct claim *c)
 {
@@ -112,6 +173,10 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 
 	if (!settings.spill || cpu < 0)
 		return;
+	if (cpu <= c->looked_at) {
+		c->owned = c->counted + 1;
+		c->counted = 0;
+	}
 	if (cpu != c->looked_at)
 		c->waiting_since = 0;
 	c->looked_at = cpu;
@@ -122,8 +187,10 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 		c->waiting_since = 0;
 		return;
 	}
+	c->counted++;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
-	if (!stuck(c, accepts, &q, now) && !(q.limit && q.length > q.limit))
+	if (!stuck(c, accepts, &q, now) && !(q.limit && q.length > q.limit) &&
+	    !(q.length && slot_state(row) == FSOCKET_SLOT_SPILLING))
 		return;
 	if (slot_state(row) == FSOCKET_SLOT_ON)
 		hand_over(l->slots[cpu], cpu, row);

@@ -15,10 +15,13 @@
 #include "slots.h"
 
 /* The owner looks at its slot. */
-void spill_own(struct listener *l, struct claim *c);
+void spill_own(struct listener *l, struct claim *c, int64_t now, int tick);
 /* It looks at the slot of another CPU, a different one each time. */
 void spill_others(struct listener *l, struct claim *c, int64_t now);
 /* It looks after its own only. */
 void spill_end_help(struct listener *l, struct claim *c);
+/* It leaves its epoll for a moment, and comes back. */
+void spill_pause_help(struct listener *l, struct claim *c);
+void spill_resume_help(struct listener *l, struct claim *c);
 
 #endif

@@ -9,6 +9,8 @@
 #include <netinet/in.h>
 #include <sched.h>
 
+#include "kernel.h"
+#include "migrate.h"
 #include "real.h"
 #include "settings.h"
 
@@ -16,7 +18,7 @@
 #define PROBES 10
 
 /*
- * SLOTS: no program, SO_INCOMING_CPU decides (net/core/sock_reuseport.c:
+ * SLOTS: no program that chooses, SO_INCOMING_CPU decides (net/core/sock_reuseport.c:
  * reuseport_select_sock_by_hash). GLOBAL: a program that always answers 0, the
  * index of the group's first member: the application's own listener, as it
  * listened first. The slots stay open for the handshakes under way.
@@ -29,6 +31,8 @@ static int mode_set(int fd, enum fsocket_mode mode)
 
 	if (mode == FSOCKET_MODE_GLOBAL)
 		return setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
+	if (!migrate_attach(fd))
+		return 0;
 	if (!setsockopt(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &none, sizeof(none)))
 		return 0;
 	return errno == ENOENT ? 0 : -1;
@@ -48,6 +52,18 @@ void steer_sync(const struct listener *l, int on)
 		return;
 	if (mode_set(l->fd, (enum fsocket_mode)want))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
+}
+
+void steer_end(const struct listener *l, int slot)
+{
+	int global = is_sole(l->row) && __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_GLOBAL;
+
+	/* With the program of GLOBAL nothing would be moved. */
+	if (global)
+		migrate_attach(l->fd);
+	shutdown(slot, SHUT_RD);
+	if (global)
+		mode_set(l->fd, FSOCKET_MODE_GLOBAL);
 }
 
 static int probe_listener(struct sockaddr_in *a)

@@ -15,6 +15,12 @@
 void steer_sync(const struct listener *l, int on);
 
 /*
+ * End a slot: out of LISTEN, and the kernel moves the queue and the handshakes to the others
+ * (inet_connection_sock.c:inet_csk_listen_stop).
+ */
+void steer_end(const struct listener *l, int slot);
+
+/*
  * Does this kernel choose by SO_INCOMING_CPU inside a group? Tried once a
  * service, with connections over loopback: Linux 4.6 to 6.1 takes the option
  * and does not look at it there (net/core/sock_reuseport.c, 6.2 b261eda84ec1).

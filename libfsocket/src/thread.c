@@ -11,6 +11,7 @@
 #define ASK_AGAIN_MS 1000
 
 static __thread int my_cpu = NOT_ASKED;
+static __thread int last_cpu = -1;
 static __thread int now_cpu;
 static __thread int64_t now_until;
 static __thread int my_tid;
@@ -19,8 +20,10 @@ static int only_cpu(void)
 {
 	cpu_set_t allowed[16];	/* 16,384 CPUs */
 
-	if (sched_getaffinity(0, sizeof(allowed), allowed) ||
-	    CPU_COUNT_S(sizeof(allowed), allowed) != 1)
+	/* A filter that forbids to ask does not move the thread. */
+	if (sched_getaffinity(0, sizeof(allowed), allowed))
+		return last_cpu;
+	if (CPU_COUNT_S(sizeof(allowed), allowed) != 1)
 		return -1;
 	for (int cpu = 0; cpu < (int)sizeof(allowed) * 8; cpu++)
 		if (CPU_ISSET_S(cpu, sizeof(allowed), allowed))
@@ -31,7 +34,7 @@ static int only_cpu(void)
 int thread_cpu(void)
 {
 	if (__builtin_expect(my_cpu == NOT_ASKED, 0))
-		my_cpu = only_cpu();
+		my_cpu = last_cpu = only_cpu();
 	return my_cpu;
 }
 

@@ -48,7 +48,8 @@ static const struct {
 
 	U(fsocket_slot, listener), U(fsocket_slot, cookie), U(fsocket_slot, state), I(fsocket_slot, cpu),
 	I(fsocket_slot, pid), I(fsocket_slot, tid), U(fsocket_slot, queue), U(fsocket_slot, backlog),
-	U(fsocket_slot, accepts), FIELD(fsocket_slot, reserved, 2, "uint"),
+	U(fsocket_slot, accepts), I(fsocket_slot, fd), I(fsocket_slot, taken),
+	FIELD(fsocket_slot, reserved, 1, "uint"),
 };
 
 static const struct {

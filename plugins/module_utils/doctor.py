@@ -23,8 +23,8 @@ CAPABILITIES = (
                      "share one queue; Linux 6.2, a distribution's backport or our kernel does"),
     ("port_range", "this kernel has no IP_LOCAL_PORT_RANGE: backend connections take any source port; Linux 6.3 or our "
                    "kernel has it"),
-    ("migrate", "net.ipv4.tcp_migrate_req is off or not there (Linux 5.14): when workers become fewer, new connections "
-                "share one queue until all slots have owners again"),
+    ("migrate", "what waits in a slot does not move on at its end (tcp_migrate_req is off, Linux before 5.14): when "
+                "workers become fewer, new connections share one queue until all slots have owners again"),
 )
 ERRORS = {
     "prepare": "slots could not be made %d times; see the journal for the reason (port taken by another owner, limits)",

@@ -33,7 +33,7 @@ LISTENER = (
 )
 SLOT = (
     ("listener", "Q"), ("cookie", "Q"), ("state", "I"), ("cpu", "i"), ("pid", "i"), ("tid", "i"), ("queue", "I"),
-    ("backlog", "I"), ("accepts", "Q"),
+    ("backlog", "I"), ("accepts", "Q"), ("fd", "i"), ("taken", "i"),
 )
 CAPABILITIES = {1: "incoming_cpu", 2: "port_range", 4: "migrate", 8: "probed"}
 MODES = {0: "unknown", 1: "slots", 2: "global", 3: "sharded"}

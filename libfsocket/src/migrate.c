@@ -1,0 +1,117 @@
+/* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+#define _GNU_SOURCE
+#include "migrate.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "kernel.h"
+#include "real.h"
+#include "shared.h"
+
+/* linux/bpf.h, by number, as for all that is younger than the headers */
+#define BPF_PROG_LOAD 5
+#define PROG_SK_REUSEPORT 21
+#define SELECT_OR_MIGRATE 40
+#define MOV_R0_IMM 0xb7
+#define EXIT 0x95
+#define PASS 1
+/* Out of the application's low numbers. */
+#define FD_FLOOR 200
+
+struct instruction {
+	uint8_t code, registers;
+	int16_t offset;
+	int32_t immediate;
+};
+
+struct load {
+	uint32_t type, instruction_count;
+	uint64_t instructions, license;
+	uint32_t log_level, log_size;
+	uint64_t log;
+	uint32_t kernel, flags;
+	char name[16];
+	uint32_t interface, attach_type;
+};
+
+static int program = -1, tried;
+/* net.ipv4.tcp_migrate_req was on at the start. */
+static int by_sysctl;
+
+static void note(void)
+{
+	if (migrate_works())
+		__atomic_or_fetch(&shared.header->capabilities, FSOCKET_CAP_MIGRATE, __ATOMIC_RELAXED);
+	else
+		__atomic_and_fetch(&shared.header->capabilities, ~FSOCKET_CAP_MIGRATE, __ATOMIC_RELAXED);
+}
+
+void migrate_init(void)
+{
+	FILE *file = fopen("/proc/sys/net/ipv4/tcp_migrate_req", "re");
+
+	by_sysctl = file && fgetc(file) == '1';
+	if (file)
+		fclose(file);
+	note();
+}
+
+int may_try(void)
+{
+	FILE *file = fopen("/proc/self/status", "re");
+	char line[256];
+	int mode = -1;
+
+	while (file && mode < 0 && fgets(line, sizeof(line), file))
+		sscanf(line, "Seccomp: %d", &mode);
+	if (file)
+		fclose(file);
+	return mode == 0 && geteuid() == 0;
+}
+
+void migrate_load(void)
+{
+	static const struct instruction pass[] = { { MOV_R0_IMM, 0, 0, PASS }, { EXIT, 0, 0, 0 } };
+	int keep = errno, fd = -1;
+
+	if (tried)
+		return;
+	tried = 1;
+#ifdef SYS_bpf
+	struct load load = {
+		.type = PROG_SK_REUSEPORT,
+		.instruction_count = sizeof(pass) / sizeof(*pass),
+		.instructions = (uintptr_t)pass,
+		.license = (uintptr_t)"GPL",
+		.name = "fsocket_migrate",
+		.attach_type = SELECT_OR_MIGRATE,
+	};
+
+	if (may_try())
+		fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+#endif
+	if (fd >= 0) {
+		program = fcntl(fd, F_DUPFD_CLOEXEC, FD_FLOOR);
+		real.close(fd);
+	}
+	note();
+	errno = keep;
+}
+
+int migrate_works(void)
+{
+	return program >= 0 || by_sysctl;
+}
+
+int migrate_attach(int fd)
+{
+	return program < 0 ? -1 : setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, &program, sizeof(program));
+}
