@@ -14,8 +14,9 @@ from .errors import FleetError
 
 
 def say(text, stream=None):
-    """One line for the person at the terminal."""
-    (stream or sys.stdout).write(text + "\n")
+    """One line for the person at the terminal, also on one that knows fewer letters than a journal has."""
+    stream = stream or sys.stdout
+    stream.write(text.encode(stream.encoding or "utf-8", "replace").decode(stream.encoding or "utf-8") + "\n")
 
 
 def _services(names):
@@ -71,7 +72,10 @@ def nic_undo(dummy):
 
 def _report(result):
     for change in result["changes"]:
-        say("%s: %s -> %s" % (change["path"], change["before"], change["after"]))
+        if change["kind"] == "file":    # whole texts
+            say("%s: %s" % (change["path"], "removed" if change["after"] is None else "written"))
+        else:
+            say("%s: %s -> %s" % (change["path"], change["before"], change["after"]))
     for warning in result.get("warnings", []) + result.get("skipped", []):
         say("warning: " + warning, sys.stderr)
     say("%d values changed" % len(result["changes"]))

@@ -17,10 +17,12 @@ from . import (
     kernelstats,
     leave,
     library,
+    manual,
     measure,
     nic,
     paths,
     preload,
+    rss,
     sampling,
     services,
     settings,
@@ -50,8 +52,8 @@ from .boot import (
 
 # Ansible sends a module only what it imports by name, so the list is written out; a test compares it with the folder.
 PARTS = (
-    cpulist, doctor, errors, fsctl, handover, hostfile, kernelstats, leave, library, measure, nic, paths, preload,
-    sampling, services, settings, sockets, stats, steering, switch, systemd, tables, topology, wrapping,
+    cpulist, doctor, errors, fsctl, handover, hostfile, kernelstats, leave, library, manual, measure, nic, paths,
+    preload, rss, sampling, services, settings, sockets, stats, steering, switch, systemd, tables, topology, wrapping,
     bls, deadman, evidence, grub2, grubenv, grubmenu, grubscript, kernels, loader, storage, systemd_boot, trial)
 FOLDER = paths.LIB + "/python/fastsocket_fleet"
 COMMAND = """#!%s
@@ -66,6 +68,11 @@ sys.exit(fsctl.main())
 """
 
 
+def _manual():
+    """Where man(1) looks for what is installed next to fsctl."""
+    return os.path.dirname(os.path.dirname(paths.FSCTL)) + "/share/man/man8/fsctl.8"
+
+
 def files():
     """Return {path: text} of the installation."""
     found = {}
@@ -73,6 +80,7 @@ def files():
         path = "%s/%s.py" % (FOLDER, part.__name__[len(__package__) + 1:].replace(".", "/"))
         found["%s/__init__.py" % os.path.dirname(path)] = paths.MADE_BY
         found[path] = inspect.getsource(part)
+    found[_manual()] = manual.page(fsctl.parser())
     found[paths.FSCTL] = COMMAND % (sys.executable, paths.MADE_BY, os.path.dirname(FOLDER))
     return found
 

@@ -12,7 +12,7 @@ A change is {path, kind, before, after}; kind is rps, rfs, xps, irq, sysctl (one
 import errno
 import os
 
-from . import cpulist, hostfile, steering, systemd, topology
+from . import cpulist, hostfile, rss, steering, systemd, topology
 from .errors import FleetError
 
 ETC_DIR = "/etc/fastsocket"
@@ -59,6 +59,7 @@ def configure(given, root="/", etc_dir=ETC_DIR, state_dir=STATE_DIR, boot=True, 
     plan = steering.plan(topology.read(root), wanted)
     changes = diff(plan, root, state_dir) if check else apply(plan, root, state_dir)
     changes += _settle({topology.at(root, etc_dir, POLICY_FILE): hostfile.json_text(wanted)}, check)
+    changes += _settle_rss(root, check)
     changes += _settle_unit(root, boot, check)
     return dict(changed=bool(changes), changes=changes, warnings=plan["warnings"], plan=plan["writes"])
 
@@ -79,7 +80,7 @@ def reapply(root="/", etc_dir=ETC_DIR, state_dir=STATE_DIR):
     if wanted is None:
         raise FleetError("%s is missing: there is no policy to apply; the role fastsocket.fleet.nic writes it" % path)
     plan = steering.plan(topology.read(root), wanted)
-    changes = apply(plan, root, state_dir)
+    changes = apply(plan, root, state_dir) + _settle_rss(root, False)
     return dict(changed=bool(changes), changes=changes, warnings=plan["warnings"], plan=plan["writes"])
 
 
@@ -113,13 +114,14 @@ def apply(plan, root="/", state_dir=STATE_DIR):
 
 
 def undo(root="/", state_dir=STATE_DIR, check=False):
-    """Give every path its before-value and forget the before-state. Return {changes, skipped: [text]}: a queue,
-    interface or interrupt that is gone is skipped and named. FleetError after the rest is done when a value cannot be
-    restored."""
+    """Give every path its before-value, forget the before-state and what libfsocket is told of the NICs. Return
+    {changes, skipped: [text]}: a queue, interface or interrupt that is gone is skipped and named. FleetError after
+    the rest is done when a value cannot be restored."""
+    changes = _settle({topology.at(root, rss.FILE): None}, check)
     restores, dropped = _restores(_load(root, state_dir), root)
     if check or not os.path.exists(topology.at(root, state_dir, STATE_FILE)):
-        return {"changes": _changes(restores, root), "skipped": [entry["reason"] for entry in dropped]}
-    changes, failed, messages = [], [], []
+        return {"changes": changes + _changes(restores, root), "skipped": [entry["reason"] for entry in dropped]}
+    failed, messages = [], []
     with hostfile.locked(topology.at(root, state_dir)):
         restores, dropped = _restores(_load(root, state_dir), root)
         for change in _changes(restores, root):
@@ -251,6 +253,11 @@ def _settle(files, check):
             elif not check:
                 hostfile.write(path, text)
     return changes
+
+
+def _settle_rss(root, check):
+    """Say how the NICs hash, for libfsocket, as things stand now."""
+    return _settle({topology.at(root, rss.FILE): rss.text(topology.read(root), root)}, check)
 
 
 def _settle_unit(root, wanted, check):

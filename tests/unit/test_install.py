@@ -42,7 +42,7 @@ def test_install(root):
     assert result == predicted and result["changed"]
     assert {change["before"] for change in result["changes"]} == {None}
     found = tree(root)
-    assert set(found) == {"sbin/fsctl"} | {
+    assert set(found) == {"sbin/fsctl", "share/man/man8/fsctl.8"} | {
         f"lib/python/fastsocket_fleet/{name}.py" for name in (*PARTS, "__init__", "boot/__init__")}
     for name in PARTS:
         assert found[f"lib/python/fastsocket_fleet/{name}.py"] == (SOURCE / f"{name}.py").read_text()

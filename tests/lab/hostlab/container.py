@@ -27,7 +27,7 @@ class Container(AnyHost):
     def settle(host: Host) -> str:
         if host.queues is None:
             host.queues = os.cpu_count() or 1
-        given = {key: value for key in ("cpus", "memory") if (value := getattr(host, key)) is not None}
+        given = {key: value for key in ("cpus", "memory", "nic") if (value := getattr(host, key)) not in (None, "")}
         return f"{given} is for kind vm, a container has all of the machine's" if given else ""
 
     def start(self) -> None:

@@ -43,7 +43,7 @@ def qemu(host: Host, accelerator: str, place: str, log: str, disk: str, tap: str
             "-device", "acpi-erst,memdev=erst",
             "-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no,vhost=off,queues={host.queues}",
             "-device", f"virtio-net-pci,netdev=net,mac={mac},romfile=,mq={'on' if host.queues > 1 else 'off'}"
-                       f",vectors={2 * host.queues + 2}"]
+                       f",vectors={2 * host.queues + 2}" + (f",{host.nic}" if host.nic else "")]
 
 
 def overlay(path: str, base: str, kind: str) -> None:

@@ -23,6 +23,7 @@ class Host:
     """One host. ADDRESS: SSH uses the first. QUEUES: rx and tx queues of its NIC. BIND: "SRC:DST", read-only.
 
     CPUS and MEMORY (MiB) are those of a virtual machine. None: its kind says what is right.
+    NIC: more properties of its virtio NIC, as QEMU's -device takes them.
     """
     name: str
     address: list[str]
@@ -32,6 +33,7 @@ class Host:
     kind: str = "container"
     cpus: int | None = None
     memory: int | None = None
+    nic: str = ""
 
 
 @dataclasses.dataclass
