@@ -14,7 +14,7 @@ ROOT := $(if $(filter-out 0,$(shell id -u)),sudo --preserve-env env "PATH=$(PATH
 # What emulates whole machines needs all CPUs for long, the others wait for something most of the time: two lanes.
 SUITES := lint unit c-test sanity lab molecule integration + kernel vm
 
-.PHONY: help setup test lint unit c-test sanity kernel test-kernel-debug integration lab molecule vm demo demo-kernel build hooks clean
+.PHONY: help setup test lint unit c-test sanity kernel test-kernel-debug integration lab molecule vm demo demo-kernel bench build hooks clean
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -60,6 +60,9 @@ demo: setup ## the whole path: stock, rolled out, switched off, rolled back, in 
 
 demo-kernel: setup ## one load balancer in a VM: stock kernel, ours, stock again, in the same table
 	@$(ROOT) tests/demo/run kernel
+
+bench: setup ## connections a second with the library against stock, in one table; no part of `make test`; ROUNDS=3
+	@$(MAKE) --no-print-directory -C libfsocket bench
 
 build: setup ## the collection's tarball in build/
 	@tools/build build

@@ -22,6 +22,7 @@ extern int tap_count, tap_failed;
 
 void unit_settings(void);
 void unit_ports(void);
+void unit_rss(void);
 void unit_leave(void);
 void unit_options(void);
 

@@ -9,6 +9,7 @@ int main(void)
 {
 	unit_settings();
 	unit_ports();
+	unit_rss();
 	unit_leave();
 	unit_options();
 	printf("1..%d\n", tap_count);

@@ -27,6 +27,7 @@ static const struct {
 	{ "/opt/libfsocket.so/other.so:/a/libfsocket.so", "/opt/libfsocket.so/other.so" },
 	{ "/a/notlibfsocket.so:/a/libfsocket.so", "/a/notlibfsocket.so" },
 	{ "x:/a/libfsocket.so", "x" },
+	{ "/a/odd= /a/two.so:/a/libfsocket.so", "/a/odd=:/a/two.so" },
 };
 
 static const char *find(char *const *environment, const char *name)

@@ -1,6 +1,6 @@
 /* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* settings-doc man | table: the settings of settings.def as roff or as a Markdown table. */
+/* settings-doc man | table | rows: the settings of settings.def as roff, as a Markdown table, as rows of tools/docs-page. */
 #include <stdio.h>
 #include <string.h>
 
@@ -19,26 +19,42 @@ static const char *range(const struct setting_row *row)
 	return text;
 }
 
+static void as_roff(const struct setting_row *row, const char *fallback)
+{
+	printf(".TP\n.B %s\n%s.\nDefault: %s (%s).\n", row->name, row->doc, fallback, range(row));
+}
+
+static void as_table(const struct setting_row *row, const char *fallback)
+{
+	const char *quote = *row->fallback ? "`" : "";
+
+	printf("| `%s` | %s%s%s | %s | %s |\n", row->name, quote, fallback, quote, range(row), row->doc);
+}
+
+static void as_row(const struct setting_row *row, const char *fallback)
+{
+	printf("| setting | `%s` | %s; default: %s | %s |\n", row->name, range(row), fallback, row->doc);
+}
+
+static const struct {
+	const char *name, *head;
+	void (*print)(const struct setting_row *row, const char *fallback);
+} forms[] = {
+	{ "man", "", as_roff },
+	{ "table", "| setting | default | range | meaning |\n| --- | --- | --- | --- |\n", as_table },
+	{ "rows", "", as_row },
+};
+
 int main(int argc, char **argv)
 {
-	int roff = argc == 2 && !strcmp(argv[1], "man");
-
-	if (argc != 2 || (!roff && strcmp(argv[1], "table"))) {
-		fprintf(stderr, "usage: settings-doc man | table\n");
-		return 2;
+	for (size_t f = 0; f < sizeof(forms) / sizeof(forms[0]); f++) {
+		if (argc != 2 || strcmp(argv[1], forms[f].name))
+			continue;
+		printf("%s", forms[f].head);
+		for (int i = 0; i < setting_count; i++)
+			forms[f].print(&setting_rows[i], *setting_rows[i].fallback ? setting_rows[i].fallback : "empty");
+		return 0;
 	}
-	if (!roff)
-		printf("| setting | default | range | meaning |\n| --- | --- | --- | --- |\n");
-	for (int i = 0; i < setting_count; i++) {
-		const struct setting_row *row = &setting_rows[i];
-
-		if (roff)
-			printf(".TP\n.B %s\n%s.\nDefault: %s (%s).\n", row->name, row->doc,
-			       *row->fallback ? row->fallback : "empty", range(row));
-		else
-			printf("| `%s` | %s%s%s | %s | %s |\n", row->name, *row->fallback ? "`" : "",
-			       *row->fallback ? row->fallback : "empty", *row->fallback ? "`" : "", range(row),
-			       row->doc);
-	}
-	return 0;
+	fprintf(stderr, "usage: settings-doc man | table | rows\n");
+	return 2;
 }

@@ -1,0 +1,228 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Uneven load and uneven machines: one CPU's traffic, a stuck worker, other numbers of workers than CPUs, workers that
+are moved while they run. Over loopback a connection's packets come to the CPU of its client.
+
+An offlined CPU is not tried here: it would take the CPU from all that runs on the machine. What it does to a worker is:
+the kernel lets it run on all the others (kernel/sched/core.c: select_fallback_rq), as test_affinity does.
+"""
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import lab
+from clients import Clients, Web, stopped, told
+
+ROOT = lab.HERE.parents[1]
+FSCTL = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from plugins.module_utils import fsctl
+sys.exit(fsctl.main(sys.argv[2:]))
+"""
+CPUSETS = Path("/sys/fs/cgroup/cpuset")
+
+
+def overflows():
+    """{ListenOverflows, ListenDrops} of this namespace: connections that a full accept queue turned away."""
+    names, values = [line.split() for line in Path("/proc/net/netstat").read_text().splitlines()
+                     if line.startswith("TcpExt:")]
+    row = dict(zip(names, values, strict=True))
+    return {name: int(row[name]) for name in ("ListenOverflows", "ListenDrops")}
+
+
+@contextlib.contextmanager
+def no_overflow():
+    before = overflows()
+    yield
+    assert overflows() == before, f"{before} -> {overflows()}"
+
+
+def accepts(server):
+    """(all, local, remote) that the library has counted."""
+    total = server.stats.total()
+    measured = total["accepts_local"], total["accepts_remote"]
+    return (total.get("accepts", sum(measured)), *measured)
+
+
+def shown(server):
+    """Lines of `fsctl status SERVICE`; each CPU's as words."""
+    # The command reads /run/fastsocket; /run is ours.
+    link = Path("/run/fastsocket")
+    if not link.exists():
+        link.symlink_to(lab.DIR)
+    done = lab.run(sys.executable, "-B", "-c", FSCTL, str(ROOT), "status", server.name, stderr=subprocess.STDOUT)
+    return {int(words[0]): words for words in map(str.split, done.stdout.splitlines()) if words[0].isdigit()}
+
+
+def all_served(server, tally):
+    """None lost; the library has counted each one, and `fsctl status` shows the sum and every worker."""
+    assert not tally.lost, tally
+    counted, rows = accepts(server)[0], shown(server)
+    assert counted == tally.opened, f"{counted} counted, {tally}"
+    named = {int(word.split("(")[0]) for words in rows.values() for word in words if "(" in word}
+    return counted, named
+
+
+# ---- one CPU's traffic
+
+
+@told
+def test_one_cpu():
+    """all connections come to one CPU: no accept queue overflows, none is lost, another worker takes a share"""
+    text = []
+    for name, env in (("stock1", None), ("one", lab.environment("one"))):
+        with Web(name, env) as nginx, no_overflow():
+            workers = {cpu: pid for pid, cpu in nginx.workers().items()}
+            with Clients(nginx.port, rate=0, cpus=lab.CPUS[:1], limit=480, count=20000) as load:
+                tally = load.result()
+            assert not tally.lost, tally
+            other = tally.by(workers[lab.CPUS[1]])
+            text.append(f"{name.rstrip('1')} {tally}, {other} by the other worker")
+            if env:
+                # How large its share is, is the scheduler's choice, as it is without us; without help it has none.
+                assert other > 200 and nginx.stats.total()["spills"], text
+    return "; ".join(text)
+
+
+# ---- a stuck worker
+
+
+def stuck(name, env, cpus):
+    """The first CPU's worker is stopped. Returns what `cpus` got over all the time, and what the first got when it was
+    stopped for a while, and how many of these the stopped one has served."""
+    with Web(name, env) as nginx, no_overflow():
+        (pid,) = [pid for pid, cpu in nginx.workers().items() if cpu == lab.CPUS[0]]
+        with Clients(nginx.port, rate=300 * len(cpus), cpus=cpus) as load:
+            time.sleep(0.2)
+            with stopped([pid]):
+                # In 1.7 s the queue is full, if nobody helps.
+                time.sleep(1.3)
+                with Clients(nginx.port, rate=200, cpus=lab.CPUS[:1], count=100) as later:
+                    meanwhile = later.result()
+            return load.end(), meanwhile, meanwhile.by(pid)
+
+
+def nobody_waits(cpus):
+    text = []
+    for variant in ("stock", "library"):
+        name = f"stuck-{variant}-{len(cpus)}"
+        tally, meanwhile, by_stuck = stuck(name, lab.environment(name) if variant == "library" else None, cpus)
+        text.append(f"{variant} {tally}, while it stands {meanwhile}")
+        assert not tally.lost and not meanwhile.lost and not by_stuck, f"{text}, {by_stuck} by the stopped worker"
+    return "; ".join(text)
+
+
+@told
+def test_stuck_worker():
+    """a worker stands still: its CPU's new connections go to the others, what has waited is served"""
+    return nobody_waits(lab.CPUS)
+
+
+@told
+def test_stuck_worker_of_the_only_cpu():
+    """the same when no connection comes to any other CPU"""
+    return nobody_waits(lab.CPUS[:1])
+
+
+# ---- workers and CPUs
+
+
+@told
+def test_numbers_of_workers():
+    """1, 3 and 5 workers on 2 CPUs: all served, all counted, `fsctl status` names every worker"""
+    text = []
+    for workers in (1, 3, 5):
+        name = f"of{workers}"
+        with Web(name, lab.environment(name)) as nginx:
+            if workers != nginx.workers_wanted:
+                nginx.configure(workers)
+                nginx.reload()
+                lab.wait_for("the old workers to end", lambda n=nginx: len(n.workers()) == n.workers_wanted)
+            with Clients(nginx.port, count=200) as load:
+                tally = load.result()
+            counted, named = all_served(nginx, tally)
+            assert named == set(nginx.workers()), (named, nginx.workers())
+            if workers == 1:
+                assert set(nginx.workers().values()) == {lab.CPUS[0]} and not tally.failed
+            text.append(f"{workers} workers {tally}, {counted} counted")
+    return "; ".join(text)
+
+
+def true_local(tally, cpus_of):
+    """How many were served by a worker that may run on the client's CPU only."""
+    return sum(n for cpu, row in tally.served.items() for pid, n in row.items() if cpus_of[int(pid)] == {cpu})
+
+
+def moved(nginx, move, back=None):
+    """Load, `move(workers)`, load; the library's word on how many were local is the truth. Returns text."""
+    workers = nginx.workers()
+    with Clients(nginx.port) as load:
+        time.sleep(0.3)
+        move(workers)
+        # A thread asks for its CPUs once a second.
+        time.sleep(1.2)
+        assert not (tally := load.end()).lost, tally
+    cpus_of = {pid: os.sched_getaffinity(pid) for pid in workers}
+    before = accepts(nginx)
+    with Clients(nginx.port, count=300) as load:
+        tally = load.result()
+    assert not tally.lost, tally
+    grown = [now - then for now, then in zip(accepts(nginx), before, strict=True)]
+    assert grown[0] == tally.opened, f"{grown[0]} counted, {tally}"
+    if all(len(cpus) == 1 for cpus in cpus_of.values()):
+        said, share = grown[1] / sum(grown[1:]), true_local(tally, cpus_of) / tally.opened
+        assert abs(said - share) < 0.1, f"{share:.0%} were local, the library says {said:.0%}"
+    row = shown(nginx)
+    assert sum(int(words[1]) + int(words[2]) for words in row.values()) >= sum(grown[1:]), row
+    return f"{tally}, {grown[1]} local and {grown[2]} remote measured"
+
+
+def set_affinity(choose):
+    def move(workers):
+        for pid, cpu in workers.items():
+            os.sched_setaffinity(pid, choose(cpu))
+    return move
+
+
+@told
+def test_affinity():
+    """running workers are moved: to the other's CPU, to all CPUs, both to one: served, and counted as it is"""
+    text = []
+    first, second = lab.CPUS
+    for name, choose in (("swapped", lambda cpu: {first + second - cpu}), ("all", lambda cpu: {first, second}),
+                         ("both on one", lambda cpu: {second})):
+        own = name.replace(" ", "-")
+        with Web(own, lab.environment(own)) as nginx:
+            text.append(f"{name} {moved(nginx, set_affinity(choose))}")
+    return "; ".join(text)
+
+
+@contextlib.contextmanager
+def cpuset(cpu):
+    """A cpuset (cgroup v1) of one CPU; yields function(pid)."""
+    group = CPUSETS / f"fastsocket-{os.getpid()}-{time.monotonic_ns()}"
+    group.mkdir()
+    try:
+        (group / "cpuset.mems").write_text((CPUSETS / "cpuset.effective_mems").read_text())
+        (group / "cpuset.cpus").write_text(str(cpu))
+        yield lambda pid: (group / "cgroup.procs").write_text(str(pid))
+    finally:
+        for pid in (group / "cgroup.procs").read_text().split():
+            (CPUSETS / "cgroup.procs").write_text(pid)
+        group.rmdir()
+
+
+@told
+def test_cpuset():
+    """running workers come into a cpuset of one CPU: served, and counted as it is"""
+    if not (CPUSETS / "cpuset.cpus").exists():
+        return "# SKIP no cpuset of cgroup v1 is mounted"
+    with Web("cpuset", lab.environment("cpuset")) as nginx, cpuset(lab.CPUS[1]) as join:
+        def move(workers):
+            for pid in workers:
+                join(pid)
+        return moved(nginx, move)
