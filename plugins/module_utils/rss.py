@@ -83,9 +83,12 @@ def queue_cpu(interface, queue, root="/"):
     cpus = cpulist.parse_mask(interface["rx"][queue]["rps_cpus"] or "0")
     for irq in interface["irqs"] if not cpus else ():
         if irq["queue"] == queue and irq["kind"] in ("rx", "rxtx"):
-            # A mask may allow several; the kernel chose one of them.
-            effective = _first(topology.at(root, "/proc/irq/%d/effective_affinity_list" % irq["irq"]))
-            cpus = cpulist.parse_list(effective) if effective else cpulist.parse_mask(irq["affinity"] or "0")
+            # A mask may allow several; the kernel chose one of them. A new mask takes effect with the next interrupt
+            # (kernel/irq/migration.c: irq_move_masked_irq), until then the choice is still the former one.
+            allowed = cpulist.parse_mask(irq["affinity"] or "0")
+            chosen = cpulist.parse_list(
+                _first(topology.at(root, "/proc/irq/%d/effective_affinity_list" % irq["irq"])) or "")
+            cpus = chosen if len(allowed) > 1 and set(chosen) <= set(allowed) else allowed
     return cpus[0] if len(cpus) == 1 else None
 
 

@@ -74,6 +74,9 @@ def test_the_kernel_says_which_cpu_of_several(tmp_path):
     path.mkdir(parents=True)
     (path / "effective_affinity_list").write_text("5\n")
     assert rss.queue_cpu(interface(("0", "ff")), 0, str(tmp_path)) == 5
+    # Set anew, and no interrupt has come since.
+    assert rss.queue_cpu(interface(("0", "8")), 0, str(tmp_path)) == 3
+    assert rss.queue_cpu(interface(("0", "f")), 0, str(tmp_path)) is None
 
 
 def told(monkeypatch, **nics):

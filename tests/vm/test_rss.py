@@ -96,7 +96,7 @@ def test_without_the_choice_they_come_to_any(measured, family):
 
 
 def test_the_library_measures_the_same(measured):
-    """Its sample: on which CPU the last packet of a connection was handled. A process's first connection is in it, whose
-    source address is not known yet: on four queues three of four of those go astray."""
+    """Its sample: on which CPU the last packet of a connection was handled. A process's first connection is in it,
+    whose source address is not known yet: on four queues three of four of those go astray."""
     local, remote = measured["counted"]
     assert local + remote >= 20 and local >= 0.75 * (local + remote), measured["counted"]
