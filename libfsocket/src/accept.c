@@ -8,16 +8,24 @@
 #include <errno.h>
 #include <poll.h>
 
+#include "fds.h"
 #include "kernel.h"
 #include "migrate.h"
 #include "real.h"
 #include "slots.h"
+#include "shard.h"
 #include "spill.h"
 #include "steer.h"
 #include "thread.h"
 
 /* Within a tick, one accept in so many looks at the length of the queue. */
 #define QUEUE_TURN 64
+
+/* And one in so many at the clock; a thread that sleeps for long looks as it wakes up (wait.c). */
+#define CLOCK_TURN 4
+
+__thread struct quick quick[QUICK_LISTENERS] = { { .fd = -1 } };
+static __thread struct looks looks;
 
 int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
 {
@@ -33,7 +41,6 @@ static int nothing(int error)
 
 void count_accept(int fd, enum source source, int64_t now)
 {
-	static __thread struct looks looks;
 	int cpu = counting_cpu(now), incoming = -1;
 	socklen_t length = sizeof(incoming);
 
@@ -79,13 +86,16 @@ static int accept_blocking(const struct listener *l, int slot, struct sockaddr *
 	return plain_accept(*source == FROM_SLOT ? slot : both[1].fd, address, length, flags);
 }
 
-/* What is asked first, and then the others. */
+/* What is asked first, and then the others. refused: errno of the slot, which was asked a moment ago, or 0. */
 static int accept_any(struct listener *l, struct claim *c, struct sockaddr *address,
-		      socklen_t *length, int flags, enum source *source)
+		      socklen_t *length, int flags, int refused, enum source *source)
 {
-	int slot = l->slots[c->cpu], global_first = c->global_turn == 1;
-	int fd = plain_accept(global_first ? l->fd : slot, address, length, flags);
+	int slot = l->slots[c->cpu], global_first = c->global_turn == 1, fd = -1;
 
+	if (refused && !global_first)
+		errno = refused;
+	else
+		fd = plain_accept(global_first ? l->fd : slot, address, length, flags);
 	*source = global_first ? FROM_GLOBAL : FROM_SLOT;
 	if (fd < 0 && !global_first && nothing(errno) && errno != EAGAIN)
 		COUNT_ERROR(FSOCKET_ERR_ACCEPT);
@@ -118,21 +128,61 @@ static int accept_any(struct listener *l, struct claim *c, struct sockaddr *addr
 	return fd;
 }
 
+/*
+ * Nothing is to be asked until the next tick: the accepts till then may take
+ * the short way.
+ */
+static void quicken(const struct listener *l, struct claim *c, int64_t now)
+{
+	struct quick *q = &quick[(unsigned int)l->fd % QUICK_LISTENERS];
+	int cpu = counting_cpu(now);
+	int64_t until = c->next_tick < looks.until ? c->next_tick : looks.until;
+
+	until = until < switch_due() ? until : switch_due();
+	if (now >= until || l->blocking || c->global_turn || looks.left || !c->turns ||
+	    (unsigned int)cpu >= shared.cpu_count)
+		return;
+	q->slot = l->slots[c->cpu];
+	q->turns = c->turns;
+	q->claim = c;
+	q->accepts = &shared.cpus[cpu].accepts;
+	q->until = until;
+	c->quick = q;
+	q->fd = l->fd;
+}
+
+void quick_end(struct claim *c)
+{
+	struct quick *q = atomic_exchange(&c->quick, NULL);
+
+	if (q)
+		q->fd = -1;
+}
+
+/* By its own thread. */
+static void quick_leave(struct claim *c)
+{
+	const struct quick *q = c->quick;
+
+	if (q)
+		c->turns = q->turns;
+	quick_end(c);
+}
+
 static int accept_on(struct listener *l, struct claim *c, struct sockaddr *address,
-		     socklen_t *length, int flags, int64_t now)
+		     socklen_t *length, int flags, int refused, int64_t now)
 {
 	enum source source = FROM_SLOT;
 	int tick = now >= c->next_tick, fd, keep;
 
 	if (tick) {
 		c->next_tick = now + FSOCKET_TICK_MS;
-		c->accepts = 0;
 		c->global_turn = 1;
 	}
 	if (l->blocking && socket_blocks(l->fd))
 		fd = accept_blocking(l, l->slots[c->cpu], address, length, flags, &source);
 	else
-		fd = accept_any(l, c, address, length, flags, &source);
+		fd = accept_any(l, c, address, length, flags, refused, &source);
 	keep = errno;
 	if (fd >= 0) {
 		struct fsocket_slot *row = c->row;
@@ -141,10 +191,14 @@ static int accept_on(struct listener *l, struct claim *c, struct sockaddr *addre
 		__atomic_store_n(&row->accepts, __atomic_load_n(&row->accepts, __ATOMIC_RELAXED) + 1,
 				 __ATOMIC_RELAXED);
 	}
-	if (tick || ++c->accepts % QUEUE_TURN == 0)
+	if (tick || !c->turns) {
+		c->turns = QUEUE_TURN;
 		spill_own(l, c, now, tick);
+	}
+	c->turns--;
 	if (tick)
 		spill_others(l, c, now);
+	quicken(l, c, now);
 	errno = keep;
 	return fd;
 }
@@ -156,8 +210,6 @@ static int accept_off(struct listener *l, struct claim *c, struct sockaddr *addr
 	enum source source;
 	int fd;
 
-	slot_state_set(c->row, FSOCKET_SLOT_OFF);
-	spill_end_help(l, c);
 	if (l->blocking && socket_blocks(l->fd))
 		return accept_blocking(l, l->slots[c->cpu], address, length, flags, &source);
 	fd = plain_accept(l->fd, address, length, flags);
@@ -173,21 +225,36 @@ static int accept_off(struct listener *l, struct claim *c, struct sockaddr *addr
 	return -1;
 }
 
-int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length, int flags)
+int slots_heed(struct listener *l, struct claim *c, int64_t now)
+{
+	int on = switch_at(now) == FSOCKET_SWITCH_ON, keep = errno;
+
+	steer_sync(l, on);
+	if (c && !on) {
+		slot_state_set(c->row, FSOCKET_SLOT_OFF);
+		spill_end_help(l, c);
+	} else if (c && slot_state(c->row) == FSOCKET_SLOT_OFF) {
+		slot_state_set(c->row, FSOCKET_SLOT_ON);
+	}
+	errno = keep;
+	return on;
+}
+
+static int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length, int flags,
+			int refused)
 {
 	struct claim *c = my_claim(l);
 	int64_t now = coarse_ms();
-	int on = switch_at(now) == FSOCKET_SWITCH_ON, fd, keep = errno;
 	enum source source = FROM_GLOBAL;
+	int on, fd, keep;
 
-	steer_sync(l, on);
-	errno = keep;
+	if (c)
+		quick_leave(c);
+	on = slots_heed(l, c, now);
 	if (c && !on)
 		return accept_off(l, c, address, length, flags);
-	if (c && slot_state(c->row) == FSOCKET_SLOT_OFF)
-		slot_state_set(c->row, FSOCKET_SLOT_ON);
 	if (c)
-		return accept_on(l, c, address, length, flags, now);
+		return accept_on(l, c, address, length, flags, refused, now);
 	fd = plain_accept(l->fd, address, length, flags);
 	/* Also the thread pool's case: who accepts is not who added the listener to the epoll. */
 	if (fd < 0 && errno == EAGAIN && (l->claimed || has_orphans(l->row))) {
@@ -200,4 +267,107 @@ int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length
 		errno = keep;
 	}
 	return fd;
+}
+
+/* flags -1: accept(), else accept4(). refused: see accept_any(). */
+__attribute__((noinline))
+static int managed_accept(int fd, struct sockaddr *address, socklen_t *length, int flags, int refused)
+{
+	int result, keep = errno;
+	struct listener *l;
+
+	real_ready();
+	l = listener_accepts(fd);
+	errno = keep;
+	if (!l)
+		result = plain_accept(fd, address, length, flags);
+	else if (l->sharded)
+		result = shard_accept(l, address, length, flags);
+	else
+		result = slots_accept(l, address, length, flags, refused);
+	if (result >= 0) {
+		fd_born(result, FD_OTHER);
+		errno = keep;
+	}
+	return result;
+}
+
+/* Looked at before: no listener of ours. */
+static int plainly(int fd)
+{
+	enum fd_kind kind = fd_kind(fd_get(fd));
+
+	return __builtin_expect(kind != FD_LISTENER && kind != FD_COPY && kind != FD_UNKNOWN, 1);
+}
+
+EXPORT int accept(int fd, struct sockaddr *address, socklen_t *length)
+{
+	int result;
+
+	if (!plainly(fd))
+		return managed_accept(fd, address, length, -1, 0);
+	result = real.accept(fd, address, length);
+	if (result >= 0)
+		fd_born(result, FD_OTHER);
+	return result;
+}
+
+/* Negative flags are the kernel's to refuse, and our mark for accept(). */
+__attribute__((noinline))
+static int refused_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+	real_ready();
+	return real.accept4(fd, address, length, flags);
+}
+
+__attribute__((noinline))
+static int any_accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+	int result;
+
+	if (!plainly(fd))
+		return flags < 0 ? refused_accept4(fd, address, length, flags) :
+				   managed_accept(fd, address, length, flags, 0);
+	result = real.accept4(fd, address, length, flags);
+	if (result >= 0)
+		fd_born(result, FD_OTHER);
+	return result;
+}
+
+__attribute__((noinline)) static void quick_look(const struct quick *q)
+{
+	if (!q->turns || coarse_ms() >= q->until)
+		quick_leave(q->claim);
+}
+
+/*
+ * The short way asks the slot, counts, and sees now and then whether the next
+ * accept may take it too. What only the long way needs is volatile: written to
+ * the stack is cheaper than kept in registers that have to be saved.
+ */
+EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
+{
+	struct quick *q = &quick[(unsigned int)fd % QUICK_LISTENERS];
+	struct sockaddr *volatile kept_address = address;
+	socklen_t *volatile kept_length = length;
+	volatile int kept_fd = fd, kept_flags = flags;
+	struct fsocket_slot *row;
+	struct claim *c;
+	int result;
+
+	__asm__("" : "+r"(q));	/* found once, not at each use */
+	if (__builtin_expect(atomic_load_explicit(&q->fd, memory_order_relaxed) != fd, 0))
+		return any_accept4(fd, address, length, flags);
+	result = real.accept4(q->slot, address, length, flags);
+	if (__builtin_expect(result < 0, 0))
+		return kept_flags < 0 ? -1 : managed_accept(kept_fd, kept_address, kept_length, kept_flags, errno);
+	fd_born(result, FD_OTHER);
+	c = q->claim;
+	row = atomic_load_explicit(&c->row, memory_order_relaxed);
+	__atomic_store_n(&row->accepts, __atomic_load_n(&row->accepts, __ATOMIC_RELAXED) + 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(q->accepts, 1, __ATOMIC_RELAXED);
+	atomic_store_explicit(&c->yielded, 1, memory_order_relaxed);
+	if (__builtin_expect(--q->turns % CLOCK_TURN == 0, 0))
+		quick_look(q);
+	return result;
 }

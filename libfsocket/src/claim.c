@@ -108,7 +108,7 @@ static void claim_event(struct claim *c, const struct epoll_event *event)
 	c->data = event->data.u64;
 }
 
-__thread int slots_serving;
+__thread int slots_watch;
 
 /* Its destructor runs at the end of a thread that has claimed a slot. */
 static pthread_key_t thread_key;
@@ -158,7 +158,7 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 		c->mine = c->all = 0;
 		c->owned = c->counted = 0;
 		c->hold = 0;
-		slots_serving = 1;
+		slots_watch |= WATCH_SLOTS;
 		c->global_turn = 0;
 		c->yielded = 0;
 		c->helped = -1;
@@ -185,6 +185,12 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
  */
 __thread struct listener *leaving;
 
+static void set_leaving(struct listener *l)
+{
+	leaving = l;
+	slots_watch = (slots_watch & ~WATCH_LEAVING) | (l ? WATCH_LEAVING : 0);
+}
+
 void claim_release(struct listener *l, struct claim *c)
 {
 	struct fsocket_slot *row = c->row;
@@ -196,6 +202,7 @@ void claim_release(struct listener *l, struct claim *c)
 		fd = -1;
 	else if (leaving != l)
 		real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, fd, &unused);
+	quick_end(c);
 	c->tid = 0;
 	shared_lock();
 	spilling = slot_state(row) == FSOCKET_SLOT_SPILLING;
@@ -249,12 +256,12 @@ static void leave(struct listener *l, struct claim *c)
 	/* Of several, only one can come back. */
 	slots_before_wait();
 	real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, l->slots[c->cpu], &unused);
-	leaving = l;
+	set_leaving(l);
 }
 
 static void come_back(struct listener *l, struct claim *c, int epfd, struct epoll_event *event)
 {
-	leaving = NULL;
+	set_leaving(NULL);
 	c->epfd = epfd;
 	claim_event(c, event);
 	if (real.epoll_ctl(epfd, EPOLL_CTL_ADD, l->slots[c->cpu], event))
@@ -268,18 +275,17 @@ void slots_before_wait(void)
 	struct claim *c;
 	int keep = errno;
 
-	if (__builtin_expect(!leaving, 1))
-		return;
-	c = my_claim(leaving);
+	real_ready();
+	c = leaving ? my_claim(leaving) : NULL;
 	if (c)
 		claim_release(leaving, c);
-	leaving = NULL;
+	set_leaving(NULL);
 	errno = keep;
 }
 
 void slots_after_fork(void)
 {
-	slots_serving = 0;
+	slots_watch = 0;
 	leaving = NULL;
 }
 

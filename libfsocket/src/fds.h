@@ -9,9 +9,11 @@
 #ifndef FSOCKET_FDS_H
 #define FSOCKET_FDS_H
 
+#include <stddef.h>
 #include <stdint.h>
 
 #include "atomics.h"
+#include "symbols.h"
 
 enum fd_kind {
 	FD_UNKNOWN = 0,
@@ -27,25 +29,37 @@ enum fd_kind {
 /* Descriptors above it are not tracked: they work as without us. */
 #define FD_TABLE (1 << 20)
 
-extern _Atomic uint32_t *fd_words;
+extern HIDDEN _Atomic uint32_t *fd_words;
+/* How many there are: FD_TABLE, or none as long as nothing is tracked. */
+extern HIDDEN unsigned int fd_count;
+
+static inline int fd_tracked(int fd)
+{
+	return __builtin_expect((unsigned int)fd < fd_count, 1);
+}
 
 static inline uint32_t fd_get(int fd)
 {
-	if (!fd_words || (unsigned int)fd >= FD_TABLE)
-		return FD_UNKNOWN;
-	return atomic_load_explicit(&fd_words[fd], memory_order_relaxed);
-}
-
-static inline void fd_set_kind(int fd, enum fd_kind kind, unsigned int detail)
-{
-	if (fd_words && (unsigned int)fd < FD_TABLE)
-		atomic_store_explicit(&fd_words[fd], kind | (uint32_t)detail << 8,
-				      memory_order_relaxed);
+	return fd_tracked(fd) ? atomic_load_explicit(&fd_words[fd], memory_order_relaxed) : FD_UNKNOWN;
 }
 
 static inline enum fd_kind fd_kind(uint32_t word)
 {
 	return (enum fd_kind)(word & 0xff);
+}
+
+/* Known, and nothing but a number to us: no state of this process matters. */
+static inline int fd_plain(int fd)
+{
+	uint32_t word = fd_get(fd);
+
+	return fd_kind(word) != FD_UNKNOWN && fd_kind(word) < FD_ACTIVE;
+}
+
+static inline void fd_set_kind(int fd, enum fd_kind kind, unsigned int detail)
+{
+	if (fd_tracked(fd))
+		atomic_store_explicit(&fd_words[fd], kind | (uint32_t)detail << 8, memory_order_relaxed);
 }
 
 static inline unsigned int fd_detail(uint32_t word)

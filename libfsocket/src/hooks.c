@@ -31,15 +31,6 @@
 int close_range(unsigned int first, unsigned int last, int flags);
 void closefrom(int first);
 
-/* fd is new. In a vfork() child it may have the number of a listener that is its parent's, as is the table. */
-static inline void born(int fd, enum fd_kind kind)
-{
-	enum fd_kind was = fd_kind(fd_get(fd));
-
-	if (__builtin_expect(was != FD_LISTENER && was != FD_SLOT, 1) || listener_ours())
-		fd_set_kind(fd, kind, 0);
-}
-
 EXPORT int socket(int domain, int type, int protocol)
 {
 	int fd, tcp = (domain == AF_INET || domain == AF_INET6) &&
@@ -49,7 +40,7 @@ EXPORT int socket(int domain, int type, int protocol)
 	real_ready();
 	fd = real.socket(domain, type, protocol);
 	if (fd >= 0)
-		born(fd, tcp ? FD_FRESH : FD_OTHER);
+		fd_born(fd, tcp ? FD_FRESH : FD_OTHER);
 	return fd;
 }
 
@@ -120,59 +111,6 @@ EXPORT int listen(int fd, int backlog)
 	return 0;
 }
 
-static int plainly(enum fd_kind kind)
-{
-	return kind != FD_LISTENER && kind != FD_COPY && kind != FD_UNKNOWN;
-}
-
-__attribute__((noinline))
-static int any_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
-{
-	struct listener *l;
-	int result, keep = errno;
-
-	l = listener_accepts(fd);
-	errno = keep;
-	if (!l)
-		result = plain_accept(fd, address, length, flags);
-	else if (l->sharded)
-		result = shard_accept(l, address, length, flags);
-	else
-		result = slots_accept(l, address, length, flags);
-	if (result >= 0) {
-		born(result, FD_OTHER);
-		errno = keep;
-	}
-	return result;
-}
-
-EXPORT int accept(int fd, struct sockaddr *address, socklen_t *length)
-{
-	int result;
-
-	real_ready();
-	if (!plainly(fd_kind(fd_get(fd))))
-		return any_accept(fd, address, length, -1);
-	result = real.accept(fd, address, length);
-	if (result >= 0)
-		born(result, FD_OTHER);
-	return result;
-}
-
-EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flags)
-{
-	int result;
-
-	real_ready();
-	/* Negative flags are the kernel's to refuse, and our mark for accept(). */
-	if (flags >= 0 && !plainly(fd_kind(fd_get(fd))))
-		return any_accept(fd, address, length, flags);
-	result = real.accept4(fd, address, length, flags);
-	if (result >= 0)
-		born(result, FD_OTHER);
-	return result;
-}
-
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
 {
 	enum fd_kind kind;
@@ -185,8 +123,7 @@ EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
 	return ports_connect(fd, address, length);
 }
 
-/* Adding a listener to an epoll claims the slot of the thread's CPU. */
-EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
+__attribute__((noinline)) static int any_epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
 	struct listener *l;
 
@@ -205,25 +142,11 @@ EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 	return l ? slots_epoll(l, epfd, op, event) : real.epoll_ctl(epfd, op, fd, event);
 }
 
-EXPORT int epoll_wait(int epfd, struct epoll_event *events, int count, int timeout)
+/* Adding a listener to an epoll claims the slot of the thread's CPU. */
+EXPORT int epoll_ctl(int epfd, int op, int fd, struct epoll_event *event)
 {
-	real_ready();
-	if (__builtin_expect(leaving != NULL, 0))
-		slots_before_wait();
-	if (slots_watchful(timeout))
-		return slots_wait(epfd, events, count, timeout, NULL);
-	return real.epoll_wait(epfd, events, count, timeout);
-}
-
-EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int timeout,
-		       const sigset_t *mask)
-{
-	real_ready();
-	if (__builtin_expect(leaving != NULL, 0))
-		slots_before_wait();
-	if (slots_watchful(timeout))
-		return slots_wait(epfd, events, count, timeout, mask);
-	return real.epoll_pwait(epfd, events, count, timeout, mask);
+	return __builtin_expect(fd_plain(fd), 1) ? real.epoll_ctl(epfd, op, fd, event) :
+						   any_epoll_ctl(epfd, op, fd, event);
 }
 
 /*
@@ -246,6 +169,7 @@ __attribute__((noinline)) static void forget_ours(int fd, uint32_t word)
 	enum fd_kind kind = fd_kind(word);
 	int keep = errno;
 
+	real_ready();
 	if ((kind == FD_LISTENER || kind == FD_SLOT) && !listener_ours())
 		return;
 	if (kind == FD_LISTENER)
@@ -262,17 +186,23 @@ __attribute__((noinline)) static void forget_ours(int fd, uint32_t word)
 static inline void forget(int fd)
 {
 	uint32_t word = fd_get(fd);
-	enum fd_kind kind = fd_kind(word);
 
-	if (__builtin_expect(kind >= FD_ACTIVE, 0))
+	if (__builtin_expect(fd_kind(word) >= FD_ACTIVE, 0))
 		forget_ours(fd, word);
-	else if (kind != FD_UNKNOWN)
+	else if (word)	/* not to touch a page for nothing */
 		fd_set_kind(fd, FD_UNKNOWN, 0);
+}
+
+__attribute__((noinline)) static int close_untracked(int fd)
+{
+	real_ready();
+	return real.close(fd);
 }
 
 EXPORT int close(int fd)
 {
-	real_ready();
+	if (!fd_tracked(fd))
+		return close_untracked(fd);
 	forget(fd);
 	return real.close(fd);
 }

@@ -28,6 +28,7 @@ struct real real;
 static char unknown;
 char *process_known = &unknown;
 _Atomic uint32_t *fd_words;
+unsigned int fd_count;
 
 void real_find(void)
 {
@@ -45,8 +46,10 @@ void fds_init(void)
 	void *table = mmap(NULL, FD_TABLE * sizeof(*fd_words), PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-	if (table != MAP_FAILED)
-		fd_words = table;
+	if (table == MAP_FAILED)
+		return;
+	fd_words = table;
+	fd_count = FD_TABLE;
 }
 
 static void after_fork(void)

@@ -358,6 +358,12 @@ int listener_ours(void)
 	return getpid() == owner_pid;
 }
 
+void fd_born_again(int fd, enum fd_kind kind)
+{
+	if (listener_ours())
+		fd_set_kind(fd, kind, 0);
+}
+
 void listener_close(struct listener *l)
 {
 	release_claims(l);
@@ -393,6 +399,8 @@ void listeners_after_fork(void)
 	owner_pid = getpid();
 	preparing = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
 	for (int i = 0; i < LISTENERS; i++)
-		for (int cpu = 0; cpu < listeners[i].cpus; cpu++)
+		for (int cpu = 0; cpu < listeners[i].cpus; cpu++) {
+			quick_end(&listeners[i].claims[cpu]);
 			listeners[i].claims[cpu].tid = 0;
+		}
 }

@@ -11,6 +11,8 @@
 #include <sys/socket.h>
 #include <sys/types.h>
 
+#include "symbols.h"
+
 #define REAL_TABLE \
 	REAL(int, socket, (int, int, int)) \
 	REAL(int, bind, (int, const struct sockaddr *, socklen_t)) \
@@ -38,7 +40,7 @@ struct real {
 #undef REAL
 };
 
-extern struct real real;
+extern HIDDEN struct real real;
 
 /* Fill the table. Constructors of other libraries may come before ours, so every hook asks first. */
 void real_find(void);
@@ -47,7 +49,7 @@ void real_find(void);
  * 1 in a process we know; the kernel wipes it in a child (MADV_WIPEONFORK), also in one of clone(2), which runs
  * no atfork handler. A vfork() child has its parent's.
  */
-extern char *process_known;
+extern HIDDEN char *process_known;
 
 /* The table is empty, or the process is new. */
 void process_begins(void);
@@ -57,7 +59,5 @@ static inline void real_ready(void)
 	if (__builtin_expect(!*process_known, 0))
 		process_begins();
 }
-
-#define EXPORT __attribute__((visibility("default")))
 
 #endif

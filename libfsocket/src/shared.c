@@ -19,7 +19,7 @@
 
 struct shared shared;
 
-#define VERSION "0.1.0"
+#define VERSION "0.2.0"
 /* Rows: several listeners, twice over while a reload has both generations alive. */
 #define LISTENER_ROWS 64
 #define SLOT_ROWS_PER_CPU (2 * LISTENER_ROWS)
@@ -221,6 +221,11 @@ char switch_at(int64_t now)
 		errno = keep;
 	}
 	return atomic_load_explicit(&switch_value, memory_order_relaxed);
+}
+
+int64_t switch_due(void)
+{
+	return atomic_load_explicit(&switch_next, memory_order_relaxed);
 }
 
 void shared_open(void)

@@ -12,6 +12,7 @@
 
 #include "atomics.h"
 #include "fsocket_abi.h"
+#include "symbols.h"
 
 struct shared {
 	struct fsocket_header *header;	/* NULL: the library stays out of the way */
@@ -21,7 +22,7 @@ struct shared {
 	struct fsocket_slot *slots;
 };
 
-extern struct shared shared;
+extern HIDDEN struct shared shared;
 
 /* Map the statistics file of settings.name and open its switch. */
 void shared_open(void);
@@ -34,6 +35,8 @@ int64_t coarse_ms(void);
 
 /* The switch, looked at again when the last look is FSOCKET_SWITCH_MS old. */
 char switch_at(int64_t now);
+/* When it is to be looked at again, ms. */
+int64_t switch_due(void);
 
 static inline int switch_on(void)
 {

@@ -21,6 +21,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include "fds.h"
 #include "shared.h"
 
 /*
@@ -36,7 +37,8 @@ struct claim {
 	int cpu;
 	/* Of accept.c and spill.c. */
 	_Atomic int64_t next_tick;	/* ms */
-	_Atomic unsigned int accepts;	/* since the tick */
+	_Atomic unsigned int turns;	/* accepts until the own queue is looked at */
+	struct quick *_Atomic quick;	/* of its thread, or NULL */
 	_Atomic int global_turn;	/* 1: the global listener is asked first, 2: next time */
 	_Atomic int yielded;		/* the slot gave a connection since we last said EAGAIN */
 	_Atomic int looked_at;		/* the other CPU whose slot it looked at last */
@@ -45,7 +47,8 @@ struct claim {
 	_Atomic unsigned int samples, queued;	/* of the own queue since the tick: how many, sum of lengths */
 	_Atomic uint64_t mine, all;	/* accepts of this CPU and of all at the tick */
 	_Atomic unsigned int owned, counted;	/* slots with an owner, by the last round of looks; in this round */
-	_Atomic int64_t hold;		/* ms; spilling for uneven load lasts until then */
+	_Atomic int64_t hold;		/* ms; spilling for uneven load lasts until then... */
+	_Atomic int64_t hold_ms;	/* ...and that long at a time */
 	_Atomic int helped;		/* CPU whose slot is in our epoll besides, -1: none */
 };
 
@@ -93,6 +96,23 @@ void listener_prepare_all(void);
 int listener_in(unsigned int first, unsigned int last);
 /* A listener or a slot of this very process? A vfork() child closes what is its parent's. */
 int listener_ours(void);
+
+/* fd is new, and has the number of what was a listener or a slot: in a vfork() child it may be its parent's. */
+void fd_born_again(int fd, enum fd_kind kind);
+
+/* fd is new. */
+static inline void fd_born(int fd, enum fd_kind kind)
+{
+	uint32_t was;
+
+	if (!fd_tracked(fd))
+		return;
+	was = atomic_load_explicit(&fd_words[fd], memory_order_relaxed);
+	if (__builtin_expect(fd_kind(was) == FD_LISTENER || fd_kind(was) == FD_SLOT, 0))
+		fd_born_again(fd, kind);
+	else
+		atomic_store_explicit(&fd_words[fd], kind, memory_order_relaxed);
+}
 /* The application closes fd: give up all slots of it in this process. */
 void listener_close(struct listener *l);
 /* The application closes a slot's socket, as programs do that close all descriptors they do not know. */
@@ -112,25 +132,19 @@ void options_copy(int from, int to, enum when when);
 /* epoll_ctl() on a managed listener, for the slot as well. */
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event);
 /* The listener that this thread took out of its epoll, as one that leaves does; it may come back. */
-extern __thread struct listener *leaving;
+extern HIDDEN __thread struct listener *leaving;
 /* The thread goes to wait for events: what it took out of epoll and did not add again, it has left. */
 void slots_before_wait(void);
 void slots_init(void);
 /* This thread has a claim: at its end it gives up its slots, which nobody else polls. */
 void slots_thread_claimed(void);
 void slots_after_fork(void);
-/* This thread has had a slot. */
-extern __thread int slots_serving;
-/* ms after which a thread that has nothing to do looks after the slots of the others. */
-#define SLOTS_IDLE_MS 250
-/* epoll_wait() (mask NULL) or epoll_pwait() of a thread that serves, with a timeout that is longer (< 0: for ever). */
-int slots_wait(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *mask);
-
-static inline int slots_watchful(int timeout)
-{
-	return slots_serving && (unsigned int)timeout > SLOTS_IDLE_MS;
-}
-
+/* What this thread has to see to before it waits for events. */
+enum watch {
+	WATCH_SLOTS = 1,	/* it has had a slot */
+	WATCH_LEAVING = 2,	/* `leaving` is set */
+};
+extern HIDDEN __thread int slots_watch;
 void claim_release(struct listener *l, struct claim *c);
 /* The claim of this thread on a listener, or NULL. */
 struct claim *my_claim(const struct listener *l);
@@ -139,8 +153,27 @@ struct listener *listener_next(struct listener *l);
 /* A row for a claim on `slot`, filled. NULL: none, counted. Locked. */
 struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int on);
 
-/* accept() on a managed listener. flags -1: accept(), else accept4(). */
-int slots_accept(struct listener *l, struct sockaddr *address, socklen_t *length, int flags);
+/*
+ * What a thread's accept() on a listener may take for granted until the next
+ * tick. A cache line each, which is also cheap to index.
+ */
+struct quick {
+	_Atomic int fd;		/* the listener, -1: none any more */
+	int slot;
+	unsigned int turns;	/* of the claim */
+	int64_t until;		/* ms */
+	struct claim *claim;
+	uint64_t *accepts;	/* of the CPU they are booked to */
+} __attribute__((aligned(64)));
+/* By the low bits of the listener's number. */
+#define QUICK_LISTENERS 8
+extern HIDDEN __thread struct quick quick[QUICK_LISTENERS];
+/* The accept() of the claim's thread has to look at what there is. */
+void quick_end(struct claim *c);
+
+/* What the switch says, to group and claim (NULL: none) as well. */
+int slots_heed(struct listener *l, struct claim *c, int64_t now);
+/* flags -1: accept(), else accept4(). */
 int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
 /* One accepted connection more. */
 enum source { FROM_SLOT, FROM_GLOBAL, FROM_OTHER };

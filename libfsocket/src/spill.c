@@ -16,8 +16,9 @@
 #define STUCK_MS 250
 /* More than so many wait on average: the worker does not keep up. */
 #define WAITING 8
-/* ms of spilling for uneven load before it is tried without. */
+/* ms of spilling for uneven load before it is tried without; twice as long each time that fails at once. */
 #define HOLD_MS 2000
+#define HOLD_MOST_MS 16000
 
 struct queue {
 	uint32_t length, backlog, limit;	/* limit 0: never too long */
@@ -84,6 +85,17 @@ static int uneven(const struct listener *l, struct claim *c, const struct queue 
 	return found;
 }
 
+static void hold(struct claim *c, int64_t now)
+{
+	if (now < c->hold)
+		return;
+	if (now - c->hold > HOLD_MS)
+		c->hold_ms = HOLD_MS;
+	else if (c->hold_ms < HOLD_MOST_MS)
+		c->hold_ms *= 2;
+	c->hold = now + c->hold_ms;
+}
+
 void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 {
 	struct fsocket_slot *row = c->row;
@@ -96,7 +108,7 @@ void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
 	if (uneven(l, c, &q, tick) && q.limit) {
-		c->hold = now + HOLD_MS;
+		hold(c, now);
 		ask_help(c->cpu, row);
 	}
 	if (q.limit && q.length > q.limit)

@@ -13,8 +13,7 @@ from lab import AWAY, Haproxy, Nginx
 lab.patience = 4
 HOST = "127.0.0.1"
 CALL_LIMIT = 60  # instructions in libfsocket.so per call that is not ours
-# Not yet the 1.01 that it is to be: it must not become more meanwhile.
-REQUEST_LIMIT = 1.05
+REQUEST_LIMIT = 1.01
 ROUNDS = 100
 # A tick may ask the kernel so many things; it comes every 100 ms of a clock that is a hundred times slower here.
 TICK_S, TICK_CALLS = 10, 30
@@ -90,7 +89,9 @@ class StaticNginx(Nginx):
 
     def __init__(self, name, port, **more):
         super().__init__(name, port, workers=1, **more)
-        (lab.RUN / f"{name}.d" / "index.html").write_text(f"{'x':>63}\n")
+        page = lab.RUN / f"{name}.d" / "index.html"
+        page.write_text(f"{'x':>63}\n")
+        os.utime(page, (10**9, 10**9))  # its ETag is made of digits
 
 
 def instructions(name, port, env, count):
@@ -104,13 +105,15 @@ def instructions(name, port, env, count):
         ask(port, count)
         assert nginx.served() == name.startswith("loaded"), nginx.stats.path
         nginx.stop()
+    # The next one begins with a table as empty.
+    nginx.stats.path.unlink(missing_ok=True)
     path = folder / str(worker)
     (total,) = re.findall(r"^(?:totals|summary): (\d+)", path.read_text(), re.M)[-1:]
     return int(total) - own_instructions(path, "slowclock.so")[1]
 
 
 def test_request():
-    """nginx and a small file: at most 5 % more instructions a request than without the library"""
+    """nginx and a small file: at most 1 % more instructions a request than without the library"""
     few, many = 200, 600
     each = {}
     for name, env in environments("cost"):
@@ -168,8 +171,9 @@ def compare(plain, loaded, seconds, count, connects=0):
     assert plain["accept4"] >= count and loaded["accept4"] >= count, "the traces do not show the connections"
     assert by_tick < count / 4, f"{count} connections took {seconds:.0f} s: too slow to tell them from ticks"
     allowed = {"setsockopt": connects, "getsockopt": connects + count / QUEUE_TURN}
+    # A busy machine has a server of itself ask more often for what is not there yet: up to one in twenty.
     more = {name: loaded[name] - plain[name] for name in names
-            if loaded[name] - plain[name] > by_tick + allowed.get(name, 0)}
+            if loaded[name] - plain[name] > by_tick + count / 20 + allowed.get(name, 0)}
     assert not more, f"more calls in {count} connections: {more}"
 
 

@@ -141,7 +141,8 @@ def test_numbers_of_workers():
             if workers != nginx.workers_wanted:
                 nginx.configure(workers)
                 nginx.reload()
-                lab.wait_for("the old workers to end", lambda n=nginx: len(n.workers()) == n.workers_wanted)
+                lab.wait_for("the old workers to end",
+                             lambda n=nginx: len(lab.children(n.process.pid)) == n.workers_wanted)
             with Clients(nginx.port, count=200) as load:
                 tally = load.result()
             counted, named = all_served(nginx, tally)

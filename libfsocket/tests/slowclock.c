@@ -1,13 +1,15 @@
 /* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * slowclock.so, preloaded behind the library: the clock of its ticks goes a hundred times slower. Under callgrind and
- * strace a program is as much slower than it is, and a tick would come with every few connections.
+ * slowclock.so, preloaded behind the library: the clocks of its ticks and of the program's seconds go a hundred
+ * times slower. Under callgrind and strace a program is as much slower than it is: a tick would come with every few
+ * connections, and a second, for which nginx writes its dates anew, with every few hundred.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 
 #define SLOWER 100
@@ -35,5 +37,19 @@ int clock_gettime(clockid_t clock, struct timespec *now)
 	ns = (now->tv_sec * SECOND + now->tv_nsec) / SLOWER;
 	now->tv_sec = ns / SECOND;
 	now->tv_nsec = ns % SECOND;
+	return 0;
+}
+
+int gettimeofday(struct timeval *restrict now, void *restrict zone)
+{
+	struct timespec t;
+	int64_t us;
+
+	(void)zone;
+	if (clock_gettime(CLOCK_REALTIME, &t))
+		return -1;
+	us = (t.tv_sec * SECOND + t.tv_nsec) / 1000 / SLOWER;
+	now->tv_sec = us / 1000000;
+	now->tv_usec = us % 1000000;
 	return 0;
 }

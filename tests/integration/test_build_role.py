@@ -71,7 +71,7 @@ def test_packages(built):
     names = sorted(packages(folder))
     assert [re.sub(r"6\.12\.\d+", "6.12.N", name) for name in names] == [
         "kernel-fastsocket-6.12.N-1.x86_64.rpm", "kernel-fastsocket_6.12.N-1_amd64.deb",
-        "libfsocket-0.1.0-1.x86_64.rpm", "libfsocket_0.1.0-1_amd64.deb"]
+        "libfsocket-0.2.0-1.x86_64.rpm", "libfsocket_0.2.0-1_amd64.deb"]
     sums = dict(reversed(line.split()) for line in (folder / "out/SHA256SUMS").read_text().splitlines())
     assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in packages(folder).items()}
     assert run.recap["localhost"]["changed"] > 3

@@ -41,7 +41,7 @@ def test_files():
     assert "f /run/fastsocket/nginx.switch 0644 root root - 1\n" in made_at_boot
     link = lab.sh(NODE, "readlink /usr/lib/fastsocket/libfsocket.so").strip()
     checksum = lab.sh(NODE, f"sha256sum {link}").split()[0]
-    assert link == f"/usr/lib/fastsocket/libfsocket.so.0.1.0-{checksum[:12]}"
+    assert link == f"/usr/lib/fastsocket/libfsocket.so.0.2.0-{checksum[:12]}"
     assert lab.sh(NODE, "cat /run/fastsocket/nginx.switch; sysctl -n net.ipv4.tcp_migrate_req") == "11\n"
     ours = "/run/fastsocket /run/fastsocket/* /etc/fastsocket/* /var/lib/fastsocket /usr/lib/fastsocket"
     assert set(lab.sh(NODE, f"stat -c '%a %U:%G' {ours}").split("\n")) == {"755 root:root", "644 root:root", ""}
