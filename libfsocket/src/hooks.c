@@ -15,7 +15,7 @@
 #include "fds.h"
 #include "handover.h"
 #include "inherit.h"
-#include "leave.h"
+#include "kernel.h"
 #include "ports.h"
 #include "real.h"
 #include "settings.h"
@@ -93,13 +93,14 @@ EXPORT int listen(int fd, int backlog)
 	known = listener_find(fd);
 	if (known)
 		known->backlog = backlog;
-	if (known || !socket_is_tcp(fd) || !steer_works()) {
+	shares = socket_flag(fd, SO_REUSEPORT);
+	if (known || (shares && listeners_programmed) || !socket_is_tcp(fd) || !steer_works()) {
 		errno = keep;
 		return real.listen(fd, backlog);
 	}
-	shares = socket_flag(fd, SO_REUSEPORT);
-	/* Listening already: taken over from a predecessor, who had it alone. */
-	sole = shares == 0 || socket_flag(fd, SO_ACCEPTCONN) == 1 || alone(fd);
+	/* Listening already: taken over from a predecessor, who had it alone. Of unknown descent: as its maker noted. */
+	sole = shares && fd_kind(fd_get(fd)) == FD_UNKNOWN ? -1 :
+	       !shares || socket_flag(fd, SO_ACCEPTCONN) == 1 || alone(fd);
 	if (!shares && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
 		shares = -1;
 	errno = keep;
@@ -109,6 +110,21 @@ EXPORT int listen(int fd, int backlog)
 	listener_prepare(fd, backlog, sole);
 	errno = keep;
 	return 0;
+}
+
+static inline int is_program(int option)
+{
+	return option == SO_ATTACH_REUSEPORT_CBPF || option == SO_ATTACH_REUSEPORT_EBPF ||
+	       option == SO_DETACH_REUSEPORT_BPF;
+}
+
+/* Of all options only those by which the application chooses in a group itself. */
+EXPORT int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
+{
+	real_ready();
+	if (__builtin_expect(level == SOL_SOCKET && is_program(option), 0) && shared.header)
+		listener_programmed(fd);
+	return real.setsockopt(fd, level, option, value, length);
 }
 
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
@@ -286,37 +302,4 @@ EXPORT int setresuid(uid_t ruid, uid_t euid, uid_t suid)
 	real_ready();
 	before_identity();
 	return real.setresuid(ruid, euid, suid);
-}
-
-/* With the switch on LEAVE the next program runs without us. */
-EXPORT int execve(const char *path, char *const argv[], char *const env[])
-{
-	LEAVE_ENVIRONMENT(clean, env);
-
-	real_ready();
-	return real.execve(path, argv, clean);
-}
-
-EXPORT int execv(const char *path, char *const argv[])
-{
-	LEAVE_ENVIRONMENT(clean, environ);
-
-	real_ready();
-	return real.execve(path, argv, clean);
-}
-
-EXPORT int execvpe(const char *file, char *const argv[], char *const env[])
-{
-	LEAVE_ENVIRONMENT(clean, env);
-
-	real_ready();
-	return real.execvpe(file, argv, clean);
-}
-
-EXPORT int execvp(const char *file, char *const argv[])
-{
-	LEAVE_ENVIRONMENT(clean, environ);
-
-	real_ready();
-	return real.execvpe(file, argv, clean);
 }

@@ -3,7 +3,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -30,38 +29,6 @@ static struct listener listeners[LISTENERS];
 static _Atomic pid_t owner_pid;
 /* Two threads may meet an inherited listener at once. */
 static pthread_mutex_t preparing = PTHREAD_MUTEX_INITIALIZER;
-
-uint64_t socket_cookie(int fd)
-{
-	uint64_t cookie = 0;
-	socklen_t length = sizeof(cookie);
-
-	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) ? 0 : cookie;
-}
-
-int socket_flag(int fd, int option)
-{
-	int value = 0;
-	socklen_t length = sizeof(value);
-
-	return getsockopt(fd, SOL_SOCKET, option, &value, &length) ? -1 : value;
-}
-
-int socket_is_tcp(int fd)
-{
-	int domain = socket_flag(fd, SO_DOMAIN);
-
-	return (domain == AF_INET || domain == AF_INET6) &&
-	       socket_flag(fd, SO_TYPE) == SOCK_STREAM &&
-	       socket_flag(fd, SO_PROTOCOL) == IPPROTO_TCP;
-}
-
-int socket_blocks(int fd)
-{
-	int status = fcntl(fd, F_GETFL);
-
-	return status >= 0 && !(status & O_NONBLOCK);
-}
 
 struct listener *listener_find(int fd)
 {
@@ -248,7 +215,7 @@ static int sharded(const struct listener *l)
 		release_claims(other);
 		other->sharded = 1;
 		drop_slots(other);
-		__atomic_store_n(&other->row->mode, FSOCKET_MODE_SHARDED, __ATOMIC_RELAXED);
+		steer_share(other);
 	}
 	return found;
 }
@@ -323,6 +290,23 @@ struct listener *listener_prepare(int fd, int backlog, int sole)
 		l = prepare(fd, backlog, sole);
 	pthread_mutex_unlock(&preparing);
 	return l;
+}
+
+int listeners_programmed;
+
+void listener_programmed(int fd)
+{
+	struct listener *l = listener_find(fd);
+
+	if (!socket_is_tcp(fd))
+		return;
+	listeners_programmed = 1;
+	for (int i = 0; i < LISTENERS; i++)
+		if (listeners[i].used && (listeners[i].sharded || &listeners[i] == l))
+			__atomic_store_n(&listeners[i].row->sole, 0, __ATOMIC_RELAXED);
+	if (l)
+		listener_close(l);
+	fd_set_kind(fd, FD_OTHER, 0);
 }
 
 struct listener *listener_next(struct listener *l)

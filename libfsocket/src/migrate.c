@@ -113,5 +113,5 @@ int migrate_works(void)
 
 int migrate_attach(int fd)
 {
-	return program < 0 ? -1 : setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, &program, sizeof(program));
+	return program < 0 ? -1 : real.setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_EBPF, &program, sizeof(program));
 }

@@ -1,6 +1,7 @@
 /* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -74,4 +75,36 @@ void options_copy(int from, int to, enum when when)
 		/* One that cannot be set here is one the accepted sockets do without. */
 		(void)setsockopt(to, level, name, want, want_length);
 	}
+}
+
+uint64_t socket_cookie(int fd)
+{
+	uint64_t cookie = 0;
+	socklen_t length = sizeof(cookie);
+
+	return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &length) ? 0 : cookie;
+}
+
+int socket_flag(int fd, int option)
+{
+	int value = 0;
+	socklen_t length = sizeof(value);
+
+	return getsockopt(fd, SOL_SOCKET, option, &value, &length) ? -1 : value;
+}
+
+int socket_is_tcp(int fd)
+{
+	int domain = socket_flag(fd, SO_DOMAIN);
+
+	return (domain == AF_INET || domain == AF_INET6) &&
+	       socket_flag(fd, SO_TYPE) == SOCK_STREAM &&
+	       socket_flag(fd, SO_PROTOCOL) == IPPROTO_TCP;
+}
+
+int socket_blocks(int fd)
+{
+	int status = fcntl(fd, F_GETFL);
+
+	return status >= 0 && !(status & O_NONBLOCK);
 }

@@ -20,6 +20,7 @@
 	REAL(int, accept, (int, struct sockaddr *, socklen_t *)) \
 	REAL(int, accept4, (int, struct sockaddr *, socklen_t *, int)) \
 	REAL(int, connect, (int, const struct sockaddr *, socklen_t)) \
+	REAL(int, setsockopt, (int, int, int, const void *, socklen_t)) \
 	REAL(int, close, (int)) \
 	REAL(void, closefrom, (int)) \
 	REAL(int, dup2, (int, int)) \

@@ -119,6 +119,12 @@ void listener_close(struct listener *l);
 void listener_lose_slot(int fd);
 /* The thread's claims of all listeners are given up. */
 void listeners_release(void);
+/*
+ * The application attaches or detaches a program that chooses in the group of fd. It may count on the order of the
+ * members, so that the socket is left alone, and so is what shares an address from now on.
+ */
+void listener_programmed(int fd);
+extern int listeners_programmed;
 /* In a forked child: the claims are the parent's. */
 void listeners_after_fork(void);
 

@@ -30,10 +30,10 @@ static int mode_set(int fd, enum fsocket_mode mode)
 	int none = 0;
 
 	if (mode == FSOCKET_MODE_GLOBAL)
-		return setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
+		return real.setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
 	if (!migrate_attach(fd))
 		return 0;
-	if (!setsockopt(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &none, sizeof(none)))
+	if (!real.setsockopt(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &none, sizeof(none)))
 		return 0;
 	return errno == ENOENT ? 0 : -1;
 }
@@ -44,7 +44,8 @@ void steer_sync(const struct listener *l, int on)
 	uint32_t want = on && !has_orphans(row) ? FSOCKET_MODE_SLOTS : FSOCKET_MODE_GLOBAL;
 	uint32_t have = __atomic_load_n(&row->mode, __ATOMIC_RELAXED);
 
-	if (__builtin_expect(want == have, 1) || !is_sole(row))
+	/* SHARDED: an old worker still has a slot from before. */
+	if (__builtin_expect(want == have, 1) || have == FSOCKET_MODE_SHARDED || !is_sole(row))
 		return;
 	/* Whoever changes the word changes the group. */
 	if (!__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_RELAXED,
@@ -52,6 +53,16 @@ void steer_sync(const struct listener *l, int on)
 		return;
 	if (mode_set(l->fd, (enum fsocket_mode)want))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
+}
+
+void steer_share(const struct listener *l)
+{
+	struct fsocket_listener *row = l->row;
+	uint32_t was = __atomic_exchange_n(&row->mode, FSOCKET_MODE_SHARDED, __ATOMIC_RELAXED);
+
+	/* Whoever took root's rights away must not take root's program away for it: nothing is detached but our own. */
+	if (is_sole(row) && migrate_attach(l->fd) && was == FSOCKET_MODE_GLOBAL)
+		mode_set(l->fd, FSOCKET_MODE_SLOTS);
 }
 
 void steer_end(const struct listener *l, int slot)

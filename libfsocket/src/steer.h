@@ -15,6 +15,12 @@
 void steer_sync(const struct listener *l, int on);
 
 /*
+ * The application has several listeners in the group: the kernel chooses, and what waits in one that goes moves to the
+ * others, unless a program of the application's own may be there.
+ */
+void steer_share(const struct listener *l);
+
+/*
  * End a slot: out of LISTEN, and the kernel moves the queue and the handshakes to the others
  * (inet_connection_sock.c:inet_csk_listen_stop).
  */

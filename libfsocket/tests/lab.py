@@ -256,7 +256,8 @@ class Service:
         def ready():
             slots = self.stats.read()["slots"]
             owners = [s["pid"] for s in slots]
-            listening = 1 + len({s["cookie"] for s in slots if s["pid"] in pids})
+            # Slots beside the application's listener, or (its own `reuseport`) each of its listeners one.
+            listening = len({s[kind] for s in slots if s["pid"] in pids for kind in ("listener", "cookie")})
             return all(owners.count(pid) >= each for pid in pids) and listens(self.address, self.port) >= listening
         if self.served():
             wait_for(f"slots of {self.name}'s new workers", ready)
