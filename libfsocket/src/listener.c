@@ -198,6 +198,11 @@ static void release_claims(struct listener *l)
 	}
 }
 
+static int same_address(const struct listener *a, const struct listener *b)
+{
+	return a->address_length == b->address_length && !memcmp(&a->address, &b->address, a->address_length);
+}
+
 /* Does the application have several listeners of one address? Then they need no siblings. */
 static int sharded(const struct listener *l)
 {
@@ -206,8 +211,7 @@ static int sharded(const struct listener *l)
 	for (int i = 0; i < LISTENERS; i++) {
 		struct listener *other = &listeners[i];
 
-		if (other == l || !other->used || other->address_length != l->address_length ||
-		    memcmp(&other->address, &l->address, l->address_length))
+		if (other == l || !other->used || !same_address(other, l))
 			continue;
 		found = 1;
 		if (other->sharded)
@@ -297,16 +301,18 @@ int listeners_programmed;
 void listener_programmed(int fd)
 {
 	struct listener *l = listener_find(fd);
+	int keep = errno;
 
-	if (!socket_is_tcp(fd))
-		return;
-	listeners_programmed = 1;
-	for (int i = 0; i < LISTENERS; i++)
-		if (listeners[i].used && (listeners[i].sharded || &listeners[i] == l))
-			__atomic_store_n(&listeners[i].row->sole, 0, __ATOMIC_RELAXED);
-	if (l)
-		listener_close(l);
-	fd_set_kind(fd, FD_OTHER, 0);
+	if (socket_is_tcp(fd)) {
+		listeners_programmed = 1;
+		for (int i = 0; l && i < LISTENERS; i++)
+			if (listeners[i].used && same_address(&listeners[i], l))
+				steer_leave(&listeners[i]);
+		if (l)
+			listener_close(l);
+		fd_set_kind(fd, FD_OTHER, 0);
+	}
+	errno = keep;
 }
 
 struct listener *listener_next(struct listener *l)

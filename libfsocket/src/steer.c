@@ -17,6 +17,13 @@
 /* A group of two that chose by hash would come through the probe once in 2^PROBES. */
 #define PROBES 10
 
+static int detach(int fd)
+{
+	int none = 0;
+
+	return real.setsockopt(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &none, sizeof(none)) && errno != ENOENT ? -1 : 0;
+}
+
 /*
  * SLOTS: no program that chooses, SO_INCOMING_CPU decides (net/core/sock_reuseport.c:
  * reuseport_select_sock_by_hash). GLOBAL: a program that always answers 0, the
@@ -27,15 +34,10 @@ static int mode_set(int fd, enum fsocket_mode mode)
 {
 	static struct sock_filter first = { BPF_RET | BPF_K, 0, 0, 0 };
 	static struct sock_fprog program = { 1, &first };	/* static: no stack bytes in its padding */
-	int none = 0;
 
 	if (mode == FSOCKET_MODE_GLOBAL)
 		return real.setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
-	if (!migrate_attach(fd))
-		return 0;
-	if (!real.setsockopt(fd, SOL_SOCKET, SO_DETACH_REUSEPORT_BPF, &none, sizeof(none)))
-		return 0;
-	return errno == ENOENT ? 0 : -1;
+	return migrate_attach(fd) ? detach(fd) : 0;
 }
 
 void steer_sync(const struct listener *l, int on)
@@ -60,9 +62,17 @@ void steer_share(const struct listener *l)
 	struct fsocket_listener *row = l->row;
 	uint32_t was = __atomic_exchange_n(&row->mode, FSOCKET_MODE_SHARDED, __ATOMIC_RELAXED);
 
-	/* Whoever took root's rights away must not take root's program away for it: nothing is detached but our own. */
+	/* A process without root's rights has no program: that of its master stays, but not GLOBAL's. */
 	if (is_sole(row) && migrate_attach(l->fd) && was == FSOCKET_MODE_GLOBAL)
-		mode_set(l->fd, FSOCKET_MODE_SLOTS);
+		detach(l->fd);
+}
+
+void steer_leave(const struct listener *l)
+{
+	if (!is_sole(l->row))
+		return;
+	__atomic_store_n(&l->row->sole, 0, __ATOMIC_RELAXED);
+	detach(l->fd);
 }
 
 void steer_end(const struct listener *l, int slot)

@@ -20,6 +20,9 @@ void steer_sync(const struct listener *l, int on);
  */
 void steer_share(const struct listener *l);
 
+/* The choice is the application's from now on: no program of ours is left. */
+void steer_leave(const struct listener *l);
+
 /*
  * End a slot: out of LISTEN, and the kernel moves the queue and the handshakes to the others
  * (inet_connection_sock.c:inet_csk_listen_stop).

@@ -108,9 +108,15 @@ class Proxy(Haproxy):
     CONFIG = Haproxy.CONFIG.split("  default_backend")[0] + (
         '  http-request return status 200 content-type text/plain lf-string "%pid %cp"\n')
 
-    def __init__(self, name, env=None):
+    def __init__(self, name, env=None, bind=""):
         self.env = env
+        self.CONFIG = Proxy.CONFIG.replace("{port}", f"{{port}} {bind}")
         super().__init__(name, next(ports), None, env)
+
+    def threads(self, count):
+        """For the next reload: so many threads."""
+        path = lab.RUN / f"{self.name}.cfg"
+        path.write_text(re.sub(r"nbthread \d+", f"nbthread {count}", path.read_text()))
 
     def start_again(self):
         """A new process; the one before is the caller's to end."""

@@ -138,7 +138,7 @@ void again(const char *habit, int number, char **environment)
 
 int main(int argc, char **argv)
 {
-	const struct habit *tables[] = { process_habits, copy_habits, rights_habits, forbid_habits };
+	const struct habit *tables[] = { process_habits, copy_habits, rights_habits, forbid_habits, group_habits };
 
 	if (argc < 3 || inet_pton(AF_INET, argv[2], &any_port.sin_addr) != 1)
 		return 2;

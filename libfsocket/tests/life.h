@@ -49,6 +49,7 @@ struct habit {
 };
 
 /* Each ends with a row without a name. */
-extern const struct habit process_habits[], copy_habits[], rights_habits[], forbid_habits[];
+extern const struct habit process_habits[], copy_habits[], rights_habits[], forbid_habits[],
+	group_habits[];
 
 #endif

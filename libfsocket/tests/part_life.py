@@ -159,6 +159,14 @@ def test_scm_rights():
     same("scm-rights", migrate=(1,))
 
 
+def test_own_program():
+    """a BPF program of the program's own chooses in its group, whenever it is attached; none but it is detached"""
+    want = same("own-program")
+    assert sum(": 20 of 20 to the second" in line for line in want) == 16, want
+    same("no-program")
+    assert same("program-exec") == ["after exec: 20 of 20 to the second"]
+
+
 def test_rights():
     """chroot (switch out of reach too), setuid, raw setresuid, capset, kept capabilities: served before and after"""
     for habit in ("chroot", "chroot-closed", "setuid", "raw-setresuid", "capset", "keepcaps"):

@@ -55,8 +55,8 @@ def web(listen="", library=True, **options):
     return lambda name: Web(name, lab.environment(name) if library else None, listen=listen, **options)
 
 
-def proxy(library=True):
-    return lambda name: Proxy(name, lab.environment(name) if library else None)
+def proxy(library=True, bind=""):
+    return lambda name: Proxy(name, lab.environment(name) if library else None, bind)
 
 
 # ---- nginx: reload
@@ -174,13 +174,13 @@ def kills(nginx):
             nginx.settled([pid])
 
 
-def nginx_kills(migrate):
+def kills_compared(listen, migrate):
     bounds = {}
 
     def noted(nginx):
         kills(nginx)
         bounds[bool(nginx.served())] = nginx.may_lose
-    tallies = compare(noted, {"stock": web(library=False), "library": web()}, migrate)
+    tallies = compare(noted, {"stock": web(listen, library=False), "library": web(listen)}, migrate)
     text = f"{numbers(tallies)}; in the workers' hands were {bounds[False]} and {bounds[True]}"
     for variant, bound in (("stock", bounds[False]), ("library", bounds[True])):
         assert set(tallies[variant].failed) <= {"reset", "empty"} and tallies[variant].lost <= bound, text
@@ -190,13 +190,13 @@ def nginx_kills(migrate):
 @told
 def test_nginx_killed():
     """8 nginx workers killed, tcp_migrate_req 0"""
-    return nginx_kills(0)
+    return kills_compared("", 0)
 
 
 @told
 def test_nginx_killed_migrate():
     """8 nginx workers killed, tcp_migrate_req 1"""
-    return nginx_kills(1)
+    return kills_compared("", 1)
 
 
 # ---- HAProxy

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Listeners of the application's own on one address (nginx `reuseport`, HAProxy `shards`): nothing waits in vain when
+one goes, as in part_loss. The stock servers lose what waits there.
+"""
+import socket
+
+import lab
+from clients import told
+from part_loss import KEEP, kills_compared, none_lost, proxy, reload, reloads, upgrade, web
+
+BUSY_MS = 400
+
+
+def reloads_off_and_on(nginx):
+    for value in "01":
+        nginx.switch.set(value)
+        reloads(nginx)
+
+
+@told
+def test_nginx_switch():
+    """nginx with `reuseport` reloaded to the same, more, fewer workers while switched off, and on again"""
+    return none_lost(reloads_off_and_on, {"library": web("reuseport")})[0]
+
+
+def listen_changes(nginx):
+    """A listener of all workers, one each, one of all again."""
+    path = lab.RUN / f"{nginx.name}.conf"
+    for old, new in ((" ;", " reuseport;"), (" reuseport;", " ;")):
+        path.write_text(path.read_text().replace(f":{nginx.port}{old}", f":{nginx.port}{new}"))
+        reload(nginx, 2)
+        reload(nginx, 1)
+
+
+@told
+def test_nginx_word():
+    """`reuseport` comes and goes in nginx's configuration"""
+    return none_lost(listen_changes, {"stock": web(library=False), "library": web()}, may_lose=["stock"])[0]
+
+
+@told
+def test_nginx_upgrade():
+    """nginx's binary upgrade with `reuseport` (USR2, WINCH, QUIT), tcp_migrate_req 0 and 1"""
+    variants = {"stock": web("reuseport", library=False, daemon=True),
+                "library, env LD_PRELOAD": web("reuseport", main=KEEP, daemon=True),
+                "library until the upgrade": web("reuseport", daemon=True)}
+    return " and ".join(none_lost(upgrade, variants, migrate)[0] for migrate in (0, 1))
+
+
+@told
+def test_nginx_killed():
+    """8 nginx workers killed with `reuseport`, tcp_migrate_req 0"""
+    return kills_compared("reuseport", 0)
+
+
+def fewer(haproxy, slots=1):
+    """To one thread; the other is busy while its shard is closed."""
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(str(haproxy.admin))
+        s.sendall(f"expert-mode on; debug dev loop {BUSY_MS}\n".encode())
+        haproxy.threads(1)
+        haproxy.reload(slots)
+        s.recv(100)
+
+
+def fewer_and_more(haproxy):
+    for _ in range(5):
+        fewer(haproxy)
+        haproxy.threads(2)
+        haproxy.reload()
+
+
+def haproxy_reloads(migrate):
+    stock = "stock"
+    text, tallies = none_lost(fewer_and_more, {
+        stock: proxy(False, "shards by-thread"), "library": proxy(bind="shards by-thread")}, migrate, [stock])
+    assert migrate or tallies[stock].lost, f"the test is too weak: {text}"
+    return text
+
+
+@told
+def test_haproxy_reload():
+    """HAProxy with `shards` reloaded to fewer and more threads, tcp_migrate_req 0"""
+    return haproxy_reloads(0)
+
+
+@told
+def test_haproxy_reload_migrate():
+    """HAProxy with `shards` reloaded to fewer and more threads, tcp_migrate_req 1"""
+    return haproxy_reloads(1)
+
+
+def fewer_without(haproxy):
+    haproxy.switch.set("-")
+    fewer(haproxy, slots=0)
+
+
+@told
+def test_haproxy_leave():
+    """HAProxy with `shards`: the library is taken out by a reload to fewer threads"""
+    return none_lost(fewer_without, {"library": proxy(bind="shards by-thread")})[0]
