@@ -114,7 +114,7 @@ struct fsocket_listener {
 	uint32_t orphans;	/* slots with no owner that still listen */
 	int32_t pid;		/* who prepared it */
 	uint16_t port;		/* host byte order */
-	uint16_t sole;		/* 1: first of its reuseport group, so mode can change */
+	uint16_t sole;		/* 1: first of its reuseport group, no program of the application's own: mode can change */
 	char address[48];	/* numeric, NUL-terminated */
 };
 

@@ -8,6 +8,7 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -88,6 +89,13 @@ static void call_bind(void)
 	raw_close(fd);
 }
 
+static void call_setsockopt(void)
+{
+	int one = 1;
+
+	must(setsockopt(managed, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
+}
+
 static void call_listen(void) { must(listen(listener, 5)); }
 
 static void call_accept(void)
@@ -124,7 +132,7 @@ static const struct {
 	{ "epoll_ctl-mod", call_epoll_mod }, { "epoll_ctl-add", call_epoll_add_del },
 	{ "epoll_ctl-del", call_epoll_del }, { "epoll_wait", call_epoll_wait }, { "epoll_pwait", call_epoll_pwait },
 	{ "bind", call_bind }, { "listen", call_listen }, { "accept", call_accept }, { "accept4", call_accept4 },
-	{ "connect", call_connect },
+	{ "connect", call_connect }, { "setsockopt", call_setsockopt },
 };
 
 /* A pinned server with a TCP listener of its own, so that the library is at work in it. */

@@ -125,7 +125,7 @@ def _counted(found):
     for row in found["listeners"]:
         if row["cookie"] not in served and row["mode"] != "global":
             yield Finding(PROBLEM, "port %d has no slot in use: no pinned thread has it in an epoll" % row["port"])
-        if row["mode"] == "sharded":
+        if row["mode"] == "sharded" and "migrate" not in found["capabilities"]:
             yield Finding(NOTE, "port %d has several listeners of the service's own (reuseport): what waits is lost "
                                 "when workers become fewer, unless net.ipv4.tcp_migrate_req is on" % row["port"])
     for state, text in (("spilling", "its queue was too long or its thread did not come"),

@@ -63,13 +63,19 @@ def test_every_capability_that_is_missing(name):
 @pytest.mark.parametrize("other, words", [
     ({"switch": "off"}, "note: is switched off"),
     ({"slots": []}, "problem: port 80 has no slot in use"),
-    ({"listeners": [{"cookie": 1, "mode": "sharded", "port": 80}]}, "note: port 80 has several listeners"),
     ({"slots": [{"listener": 1, "cpu": 2, "state": "spilling", "tid": 7}]}, "note: slots of CPU 2 are shared by all"),
     ({"slots": [{"listener": 1, "cpu": 2, "state": "orphan", "tid": 7}]}, "note: slots of CPU 2 are shared by all"),
 ])
 def test_what_the_file_says(other, words):
     line, = said(found=reading(**other))
     assert line.startswith(words)
+
+
+def test_listeners_of_its_own():
+    sharded = {"listeners": [{"cookie": 1, "mode": "sharded", "port": 80}]}
+    assert said(found=reading(**sharded)) == []
+    _, line = said(found=reading(capabilities=["incoming_cpu", "port_range"], **sharded))
+    assert line.startswith("note: port 80 has several listeners")
 
 
 def test_no_file():
