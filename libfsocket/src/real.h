@@ -7,6 +7,7 @@
 #ifndef FSOCKET_REAL_H
 #define FSOCKET_REAL_H
 
+#include <spawn.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/types.h>
@@ -33,7 +34,11 @@
 	REAL(int, setreuid, (uid_t, uid_t)) \
 	REAL(int, setresuid, (uid_t, uid_t, uid_t)) \
 	REAL(int, execve, (const char *, char *const[], char *const[])) \
-	REAL(int, execvpe, (const char *, char *const[], char *const[]))
+	REAL(int, execvpe, (const char *, char *const[], char *const[])) \
+	REAL(int, posix_spawn, (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, \
+				char *const[], char *const[])) \
+	REAL(int, posix_spawnp, (pid_t *, const char *, const posix_spawn_file_actions_t *, const posix_spawnattr_t *, \
+				 char *const[], char *const[]))
 
 struct real {
 #define REAL(result, name, parameters) result (*name) parameters;

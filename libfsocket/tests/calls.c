@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -334,12 +335,24 @@ static void execs(void)
 	TRY("execvp: no such file", execvp("nonexistent-program", no));
 	TRY("execvp: empty", execvp("", no));
 	TRY("execvpe: no such file", execvpe("nonexistent-program", no, env));
-	for (int way = 0; way < 4; way++) {
+	TRY("execl: no such file", execl("/nonexistent", "sh", "-c", NULL));
+	TRY("execlp: no such file", execlp("nonexistent-program", "sh", NULL));
+	TRY("execle: no such file", execle("/nonexistent", "sh", NULL, env));
+	TRY("posix_spawn: no such file", posix_spawn(&child, "/nonexistent", NULL, NULL, no, env));
+	TRY("posix_spawnp: no such file", posix_spawnp(&child, "nonexistent-program", NULL, NULL, no, env));
+	TRY("posix_spawn", posix_spawn(&child, "/bin/sh", NULL, NULL, no, env));
+	printf("spawned: status %d\n", finished(child));
+	TRY("posix_spawnp", posix_spawnp(NULL, "sh", NULL, NULL, no, env));
+	printf("spawned: status %d\n", finished(-1));
+	for (int way = 0; way < 7; way++) {
 		fflush(stdout);
 		child = fork();
 		if (!child) {
 			way == 0 ? execve("/bin/sh", no, env) : way == 1 ? execv("/bin/sh", no) :
-			way == 2 ? execvp("sh", no) : execvpe("sh", no, env);
+			way == 2 ? execvp("sh", no) : way == 3 ? execvpe("sh", no, env) :
+			way == 4 ? execl("/bin/sh", "sh", "-c", "exit 8", NULL) :
+			way == 5 ? execlp("sh", "sh", "-c", "exit 9", NULL) :
+			execle("/bin/sh", "sh", "-c", "exit $A", NULL, env);
 			_exit(99);
 		}
 		printf("exec %d in a fork: status %d\n", way, finished(child));

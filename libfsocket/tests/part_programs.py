@@ -238,7 +238,7 @@ def test_leave():
     for value in "10-":
         lab.run("true", env=lab.environment("leave"))
         lab.Switch("leave").set(value)
-        for way in ("execve", "execv", "execvp", "execvpe"):
+        for way in ("execve", "execv", "execvp", "execvpe", "execl", "execle", "execlp", "posix_spawn", "posix_spawnp"):
             got = leave("leave", way, both)
             ours = [name for name in got if name.startswith("FSOCKET_")]
             assert got["OTHER"] == "1", got

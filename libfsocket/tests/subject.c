@@ -13,6 +13,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sched.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -305,17 +306,31 @@ static const struct {
 	{ "close-range", close_range_ }, { "mutex", mutex }, { "slow", slow }, { "leaves", leaves },
 };
 
-/* exec WAY: /usr/bin/env by one of the four calls. */
+/* exec WAY: /usr/bin/env by that call. */
 static void exec_env(const char *way)
 {
 	char *argv[] = { "env", NULL };
+	pid_t child = -1;
+	int status = 1;
 
+	if (!strcmp(way, "posix_spawn"))
+		posix_spawn(&child, "/usr/bin/env", NULL, NULL, argv, environ);
+	else if (!strcmp(way, "posix_spawnp"))
+		posix_spawnp(&child, "env", NULL, NULL, argv, environ);
+	if (child > 0 && waitpid(child, &status, 0) == child)
+		exit(status);
 	if (!strcmp(way, "execve"))
 		execve("/usr/bin/env", argv, environ);
 	else if (!strcmp(way, "execv"))
 		execv("/usr/bin/env", argv);
 	else if (!strcmp(way, "execvp"))
 		execvp("env", argv);
+	else if (!strcmp(way, "execl"))
+		execl("/usr/bin/env", "env", NULL);
+	else if (!strcmp(way, "execle"))
+		execle("/usr/bin/env", "env", NULL, environ);
+	else if (!strcmp(way, "execlp"))
+		execlp("env", "env", NULL);
 	else
 		execvpe("env", argv, environ);
 	die(way);
