@@ -68,7 +68,7 @@ struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int o
 		slot_row_clear(row);
 		__atomic_fetch_sub(&l->row->orphans, 1, __ATOMIC_RELAXED);
 	}
-	row = slot_row_free();
+	row = slot_row_free(cpu);
 	if (!row) {
 		COUNT_ERROR(FSOCKET_ERR_TABLE);
 		return NULL;

@@ -301,6 +301,11 @@ static int slot_rows(void)
 	return (int)mine.slot_count;
 }
 
+/* Each CPU has rows of its own, so that who looks after a slot need not read all. */
+#define FOR_ROWS(row, cpu) \
+	for (struct fsocket_slot *row = shared.slots + (cpu) * SLOT_ROWS_PER_CPU, *row##_end = row + SLOT_ROWS_PER_CPU; \
+	     row < row##_end; row++)
+
 void slot_row_clear(struct fsocket_slot *row)
 {
 	slot_state_set(row, FSOCKET_SLOT_FREE);
@@ -362,24 +367,20 @@ struct fsocket_listener *listener_row(uint64_t cookie)
 	return spare;
 }
 
-struct fsocket_slot *slot_row_free(void)
+struct fsocket_slot *slot_row_free(int cpu)
 {
-	for (int k = 0; k < slot_rows(); k++) {
-		struct fsocket_slot *row = &shared.slots[k];
-
+	FOR_ROWS(row, cpu)
 		if (slot_state(row) == FSOCKET_SLOT_FREE || (slot_state(row) != FSOCKET_SLOT_ORPHAN && !owned(row)))
 			return row;
-	}
 	return NULL;
 }
 
-struct fsocket_slot *slot_served(uint64_t slot_cookie, uint64_t *accepts)
+struct fsocket_slot *slot_served(uint64_t slot_cookie, int cpu, uint64_t *accepts)
 {
 	struct fsocket_slot *found = NULL;
 
 	*accepts = 0;
-	for (int k = 0; k < slot_rows(); k++) {
-		struct fsocket_slot *row = &shared.slots[k];
+	FOR_ROWS(row, cpu) {
 		uint32_t state = slot_state(row);
 
 		if ((state != FSOCKET_SLOT_ON && state != FSOCKET_SLOT_SPILLING) ||
@@ -395,12 +396,9 @@ struct fsocket_slot *slot_predecessor(uint64_t listener_cookie, int cpu)
 {
 	int me = getpid();
 
-	for (int k = 0; k < slot_rows(); k++) {
-		struct fsocket_slot *row = &shared.slots[k];
-
-		if (row->listener == listener_cookie && row->cpu == cpu && row->pid != me && owned(row))
+	FOR_ROWS(row, cpu)
+		if (row->listener == listener_cookie && row->pid != me && owned(row))
 			return row;
-	}
 	return NULL;
 }
 
@@ -408,6 +406,7 @@ int slot_owners(uint64_t slot_cookie)
 {
 	int owners = 0;
 
+	/* Of all CPUs: a listener of the application's own may have changed hands. */
 	for (int k = 0; k < slot_rows(); k++)
 		if (shared.slots[k].cookie == slot_cookie)
 			owners += owned(&shared.slots[k]);
@@ -416,10 +415,9 @@ int slot_owners(uint64_t slot_cookie)
 
 struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu)
 {
-	for (int k = 0; k < slot_rows(); k++)
-		if (slot_state(&shared.slots[k]) == FSOCKET_SLOT_ORPHAN &&
-		    shared.slots[k].listener == listener_cookie && shared.slots[k].cpu == cpu)
-			return &shared.slots[k];
+	FOR_ROWS(row, cpu)
+		if (slot_state(row) == FSOCKET_SLOT_ORPHAN && row->listener == listener_cookie)
+			return row;
 	return NULL;
 }
 
@@ -427,8 +425,8 @@ int cpu_owners(uint64_t listener_cookie, int cpu)
 {
 	int owners = 0;
 
-	for (int k = 0; k < slot_rows(); k++)
-		if (shared.slots[k].listener == listener_cookie && shared.slots[k].cpu == cpu)
-			owners += owned(&shared.slots[k]);
+	FOR_ROWS(row, cpu)
+		if (row->listener == listener_cookie)
+			owners += owned(row);
 	return owners;
 }

@@ -74,10 +74,10 @@ static inline void slot_state_set(struct fsocket_slot *row, enum fsocket_state s
 
 /* Row of a listener by cookie, made when missing; NULL when the table is full. Locked. */
 struct fsocket_listener *listener_row(uint64_t cookie);
-/* Row of a slot: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
-struct fsocket_slot *slot_row_free(void);
+/* Row of a slot of the CPU: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
+struct fsocket_slot *slot_row_free(int cpu);
 /* Row of one who serves a slot with the switch on, or NULL, and the accepts of all who do. No lock: it is a guess. */
-struct fsocket_slot *slot_served(uint64_t slot_cookie, uint64_t *accepts);
+struct fsocket_slot *slot_served(uint64_t slot_cookie, int cpu, uint64_t *accepts);
 /* A row of a live owner of a listener's slot on a CPU, in another process, or NULL. Locked. */
 struct fsocket_slot *slot_predecessor(uint64_t listener_cookie, int cpu);
 /* Live owners of a slot socket. Rows of the dead are freed on the way. Locked. */

@@ -192,7 +192,7 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 	if (cpu != c->looked_at)
 		c->waiting_since = 0;
 	c->looked_at = cpu;
-	row = slot_served(__atomic_load_n(&l->cookies[cpu], __ATOMIC_RELAXED), &accepts);
+	row = slot_served(__atomic_load_n(&l->cookies[cpu], __ATOMIC_RELAXED), cpu, &accepts);
 	if (c->helped >= 0 && (!row || slot_state(row) != FSOCKET_SLOT_SPILLING))
 		spill_end_help(l, c);
 	if (!row || !queue_of(l->slots[cpu], &q)) {

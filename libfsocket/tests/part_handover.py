@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import socket
+import stat
 import struct
 import threading
 import time
@@ -28,10 +29,12 @@ def sockets_of(pid):
     pidfd, found = libc.syscall(PIDFD_OPEN, pid, 0), []
     assert pidfd >= 0
     for number in map(int, os.listdir(f"/proc/{pid}/fd")):
-        if not os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
-            continue
+        # One that has gone since is no descriptor of ours.
         fd = libc.syscall(PIDFD_GETFD, pidfd, number, 0)
         if fd < 0:
+            continue
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            os.close(fd)
             continue
         s = socket.socket(fileno=fd)
         if s.family in (socket.AF_INET, socket.AF_INET6) and s.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):

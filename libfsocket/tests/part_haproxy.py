@@ -92,10 +92,9 @@ def test_reload_off_first():
 
 
 def test_reload():
-    """3 reloads under load, tcp_migrate_req 0: only what waits in a slot at that moment can be reset, local again"""
+    """3 reloads under load, tcp_migrate_req 0: none failed, local again"""
     failed = reload_under_load(0)
-    # The old process closes its slots, and nothing moves their queues: at most one request a client and reload.
-    assert set(failed) <= {"reset"} and sum(failed.values()) <= 6, failed
+    assert not failed, failed
 
 
 def mapped(pid):

@@ -5,7 +5,6 @@
 Workers are stopped for a moment before they are told to leave, so that connections wait in their queues at that very
 time: what would be lost only now and then is lost here each time.
 """
-import contextlib
 import os
 import shutil
 import signal
@@ -223,11 +222,7 @@ def restart(haproxy):
     """As the operator's unit under module preload: the new one beside the old one, whose sockets it takes over, then
     the old one finishes."""
     slots = {s["cookie"] for s in haproxy.stats.read()["slots"]} if haproxy.served() else ()
-    held = []
-    # Under load descriptors of connections come and go while they are looked through.
-    while not held:
-        with contextlib.suppress(FileNotFoundError):
-            held = [s for pid in haproxy.worker() for s in sockets_of(pid) if cookie(s) not in slots]
+    held = [s for pid in haproxy.worker() for s in sockets_of(pid) if cookie(s) not in slots]
     assert len(held) == 1, held
     old, name = haproxy.process, haproxy.name
     with offer(name, held) as taken:

@@ -210,9 +210,9 @@ def upgrade(migrate):
 
 
 def test_upgrade():
-    """binary upgrade under load, tcp_migrate_req 0: nothing left waiting in a slot of the old master, local again"""
+    """binary upgrade under load, tcp_migrate_req 0: none failed, local again"""
     failed = upgrade(0)
-    assert set(failed) <= {"reset"} and sum(failed.values()) <= 4, failed
+    assert not failed, failed
 
 
 def test_upgrade_migrate():
