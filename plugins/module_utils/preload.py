@@ -103,7 +103,7 @@ def verify_start(service):
         return []
     if mapped and active:
         return ["%s runs with the library, but no worker took a slot, so it works as without: workers must be pinned "
-                "to one CPU each (setting pin does it), wait with epoll, and have no `reuseport` of their own" % unit]
+                "to one CPU each (setting pin does it) and wait with epoll" % unit]
     raise FleetError("%s is %s, and %s after the start | %s" % (
         unit, properties["ActiveState"], "runs with the library" if mapped else "the library is not in it",
         systemd.journal(unit)))
