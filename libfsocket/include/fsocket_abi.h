@@ -9,7 +9,8 @@
  *
  * DIR/NAME.stats   struct fsocket_header, then at the offsets it names: one
  *                  struct fsocket_cpu per possible CPU, struct
- *                  fsocket_listener rows, struct fsocket_slot rows.
+ *                  fsocket_listener rows, struct fsocket_slot rows. What
+ *                  is behind them is the library's own.
  * DIR/NAME.switch  one byte, see FSOCKET_SWITCH_*. Written in place
  *                  by root; read by every process at most every
  *                  FSOCKET_SWITCH_MS. An empty file keeps the last value.
@@ -51,6 +52,7 @@ enum fsocket_error {
 #define FSOCKET_CAP_PORT_RANGE 2u	/* IP_LOCAL_PORT_RANGE can be set */
 #define FSOCKET_CAP_MIGRATE 4u		/* what waits in a slot moves on at its end: tcp_migrate_req, or our program */
 #define FSOCKET_CAP_PROBED 8u		/* FSOCKET_CAP_INCOMING_CPU was tried */
+#define FSOCKET_CAP_CBPF 16u		/* they do not, but by a program of ours (SO_ATTACH_REUSEPORT_CBPF) */
 
 struct fsocket_header {
 	char magic[8];

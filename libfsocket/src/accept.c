@@ -39,7 +39,7 @@ static int nothing(int error)
 	return error == EAGAIN || error == EINVAL || error == EBADF || error == ENOTSOCK || error == EOPNOTSUPP;
 }
 
-void count_accept(int fd, enum source source, int64_t now)
+int count_accept(int fd, enum source source, int64_t now)
 {
 	int cpu = counting_cpu(now), incoming = -1;
 	socklen_t length = sizeof(incoming);
@@ -50,11 +50,12 @@ void count_accept(int fd, enum source source, int64_t now)
 	else if (source == FROM_OTHER)
 		COUNT(cpu, accepts_helped);
 	if (!looks_take(&looks, now) || getsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &incoming, &length))
-		return;
+		return -1;
 	if (incoming == cpu)
 		COUNT(cpu, accepts_local);
 	else
 		COUNT(cpu, accepts_remote);
+	return incoming;
 }
 
 /* Slots that their owner does not serve: whoever is awake takes what is left in them. */
@@ -186,8 +187,10 @@ static int accept_on(struct listener *l, struct claim *c, struct sockaddr *addre
 	keep = errno;
 	if (fd >= 0) {
 		struct fsocket_slot *row = c->row;
+		int from = count_accept(fd, source, now);
 
-		count_accept(fd, source, now);
+		if (from >= 0 && source == FROM_SLOT)
+			steer_sample(l, c, from, now);
 		__atomic_store_n(&row->accepts, __atomic_load_n(&row->accepts, __ATOMIC_RELAXED) + 1,
 				 __ATOMIC_RELAXED);
 	}
@@ -196,8 +199,10 @@ static int accept_on(struct listener *l, struct claim *c, struct sockaddr *addre
 		spill_own(l, c, now, tick);
 	}
 	c->turns--;
-	if (tick)
+	if (tick) {
 		spill_others(l, c, now);
+		steer_tick(l, now);
+	}
 	quicken(l, c, now);
 	errno = keep;
 	return fd;

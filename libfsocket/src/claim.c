@@ -92,13 +92,14 @@ static int claim_start(struct listener *l, struct claim *c, int epfd, struct epo
 	options_copy(l->fd, fd, BEFORE_LISTEN);
 	/* A predecessor's, which gets connections whatever is forbidden here: it must be served. */
 	listens = socket_flag(fd, SO_ACCEPTCONN) == 1;
-	if ((setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu)) && !listens) ||
+	if ((steer_prefer_locked(l, c->cpu, c->cpu) && !listens) ||
 	    real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, event))
 		return -1;
 	/* Last: from here on connections come, and the epoll above already waits. */
 	if (!real.listen(fd, l->backlog) || listens)
 		return 0;
 	real.epoll_ctl(epfd, EPOLL_CTL_DEL, fd, event);
+	steer_forget(l, c->cpu);
 	return -1;
 }
 
@@ -154,7 +155,7 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 		c->epfd = epfd;
 		c->next_tick = 0;
 		c->waiting_since = 0;
-		c->samples = c->queued = 0;
+		c->samples = c->queued = c->looked = 0;
 		c->mine = c->all = 0;
 		c->owned = c->counted = 0;
 		c->hold = 0;
@@ -171,7 +172,7 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 			c->tid = 0;
 		}
 		/* Now there is a group whose choice can be set. */
-		steer_sync(l, on);
+		steer_sync_locked(l, on);
 		l->claimed = 1;
 		slots_thread_claimed();
 	}
@@ -211,7 +212,7 @@ void claim_release(struct listener *l, struct claim *c)
 	owners = slot_owners(row->cookie) + pid_alive(row->taken);
 	/* Who stays knows nothing of our spilling. */
 	if (fd >= 0 && owners && spilling)
-		setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu));
+		steer_prefer_locked(l, c->cpu, c->cpu);
 	if (fd >= 0 && !owners) {
 		/*
 		 * The last owner. Out of LISTEN, and the kernel moves the queue and the
@@ -221,14 +222,14 @@ void claim_release(struct listener *l, struct claim *c)
 			 !cpu_owners(l->cookie, c->cpu);
 		/* Another process has a slot of its own on this CPU: it cannot serve this one. */
 		if (!orphan)
-			steer_end(l, fd);
+			steer_end(l, c->cpu);
 	}
 	if (orphan) {
 		slot_state_set(row, FSOCKET_SLOT_ORPHAN);
 		/* Nothing would move them: no new ones, and who is left serves the queue. */
 		row->pid = row->tid = 0;
 		__atomic_fetch_add(&l->row->orphans, 1, __ATOMIC_RELAXED);
-		steer_sync(l, 1);
+		steer_orphan(l, c->cpu);
 	} else {
 		slot_row_clear(row);
 	}

@@ -268,7 +268,8 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	l->address_length = sizeof(l->address);
 	if (!l->cookie || find_copy(fd) || getsockname(fd, (struct sockaddr *)&l->address, &l->address_length))
 		return NULL;
-	l->sharded = sharded(l);
+	/* Not the first there: whose socket is which of the group's nobody knows, so a program could not choose. */
+	l->sharded = sharded(l) || (steer_by_program() && (sole < 0 ? !listener_sole(l->cookie) : !sole));
 	if (!make_arrays(l) || (!l->sharded && !make_slots(l))) {
 		say(1, "no slots for port %d: %s", port_of(&l->address), strerror(errno));
 		return NULL;

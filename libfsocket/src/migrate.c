@@ -64,7 +64,8 @@ void migrate_init(void)
 	note();
 }
 
-int may_try(void)
+/* 0: no filter of system calls; -1: nobody says so. */
+static int filter_mode(void)
 {
 	FILE *file = fopen("/proc/self/status", "re");
 	char line[256];
@@ -74,7 +75,21 @@ int may_try(void)
 		sscanf(line, "Seccomp: %d", &mode);
 	if (file)
 		fclose(file);
-	return mode == 0 && geteuid() == 0;
+	return mode;
+}
+
+int may_try(void)
+{
+	return filter_mode() == 0 && geteuid() == 0;
+}
+
+static int filter_at_load = -1;
+
+int unfiltered(void)
+{
+	int mode = filter_mode();
+
+	return (mode < 0 ? filter_at_load : mode) == 0;
 }
 
 void migrate_load(void)
@@ -85,6 +100,7 @@ void migrate_load(void)
 	if (tried)
 		return;
 	tried = 1;
+	filter_at_load = filter_mode();
 #ifdef SYS_bpf
 	struct load load = {
 		.type = PROG_SK_REUSEPORT,
@@ -109,6 +125,11 @@ void migrate_load(void)
 int migrate_works(void)
 {
 	return program >= 0 || by_sysctl;
+}
+
+int migrate_by_sysctl(void)
+{
+	return by_sysctl;
 }
 
 int migrate_attach(int fd)

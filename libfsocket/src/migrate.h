@@ -16,6 +16,8 @@
  * calls is in force: that may end a process for it.
  */
 int may_try(void);
+/* No filter of system calls is in force; where a chroot hides that, none was when the program was loaded. */
+int unfiltered(void);
 /* At the start: is the sysctl on? What another process of the service has found may not hold for this one. */
 void migrate_init(void);
 /* Load the program, once, with the rights of the start. */
@@ -24,5 +26,7 @@ void migrate_load(void);
 int migrate_works(void);
 /* Attach it to the group of fd; whatever was attached goes. 0 or -1. */
 int migrate_attach(int fd);
+/* By the sysctl, so that nothing need be attached for it. */
+int migrate_by_sysctl(void);
 
 #endif

@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "choose.h"
 #include "real.h"
 #include "settings.h"
 
@@ -70,9 +71,14 @@ static struct fsocket_header layout(void)
 	return h;
 }
 
-static size_t layout_size(const struct fsocket_header *h)
+static size_t order_offset(const struct fsocket_header *h)
 {
 	return h->slot_offset + (size_t)h->slot_count * h->slot_size;
+}
+
+static size_t layout_size(const struct fsocket_header *h)
+{
+	return order_offset(h) + h->listener_count * ORDER_SIZE(h->cpu_count);
 }
 
 /* Workers without rights can write the memory, so no size is ever read back from it. */
@@ -87,6 +93,7 @@ static void adopt(void *memory, const struct fsocket_header *h)
 	shared.cpus = (struct fsocket_cpu *)(void *)(base + h->cpu_offset);
 	shared.listeners = (struct fsocket_listener *)(void *)(base + h->listener_offset);
 	shared.slots = (struct fsocket_slot *)(void *)(base + h->slot_offset);
+	shared.orders = base + order_offset(h);
 	shared.header = memory;
 }
 
@@ -365,6 +372,18 @@ struct fsocket_listener *listener_row(uint64_t cookie)
 	spare->cookie = cookie;
 	spare->pid = getpid();
 	return spare;
+}
+
+int listener_sole(uint64_t cookie)
+{
+	int sole = 0;
+
+	shared_lock();
+	for (uint32_t i = 0; i < mine.listener_count; i++)
+		if (shared.listeners[i].cookie == cookie)
+			sole = shared.listeners[i].sole;
+	shared_unlock();
+	return sole;
 }
 
 struct fsocket_slot *slot_row_free(int cpu)

@@ -20,6 +20,7 @@ struct shared {
 	struct fsocket_cpu *cpus;
 	struct fsocket_listener *listeners;
 	struct fsocket_slot *slots;
+	char *orders;	/* of the groups' members, behind all that others read: choose.h */
 };
 
 extern HIDDEN struct shared shared;
@@ -74,6 +75,8 @@ static inline void slot_state_set(struct fsocket_slot *row, enum fsocket_state s
 
 /* Row of a listener by cookie, made when missing; NULL when the table is full. Locked. */
 struct fsocket_listener *listener_row(uint64_t cookie);
+/* Was it the first of its group? What its row says; 0 when it has none. */
+int listener_sole(uint64_t cookie);
 /* Row of a slot of the CPU: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
 struct fsocket_slot *slot_row_free(int cpu);
 /* Row of one who serves a slot with the switch on, or NULL, and the accepts of all who do. No lock: it is a guess. */

@@ -50,6 +50,10 @@ struct claim {
 	_Atomic int64_t hold;		/* ms; spilling for uneven load lasts until then... */
 	_Atomic int64_t hold_ms;	/* ...and that long at a time */
 	_Atomic int helped;		/* CPU whose slot is in our epoll besides, -1: none */
+	/* Of choose.c: samples of the slot's connections, of which `from` has a lead of `votes`. */
+	_Atomic unsigned int looked;
+	_Atomic int from, votes;
+	_Atomic int64_t since;		/* ms; the first of them */
 };
 
 /*
@@ -181,8 +185,8 @@ void quick_end(struct claim *c);
 int slots_heed(struct listener *l, struct claim *c, int64_t now);
 /* flags -1: accept(), else accept4(). */
 int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
-/* One accepted connection more. */
+/* One accepted connection more. Returns the CPU that it came to, -1 when it was not looked at. */
 enum source { FROM_SLOT, FROM_GLOBAL, FROM_OTHER };
-void count_accept(int fd, enum source source, int64_t now);
+int count_accept(int fd, enum source source, int64_t now);
 
 #endif

@@ -9,6 +9,7 @@
 #include "kernel.h"
 #include "real.h"
 #include "settings.h"
+#include "steer.h"
 
 /* A spilling slot is short again below this part of the threshold. */
 #define SPILL_BACK 4
@@ -47,14 +48,11 @@ static void ask_help(int cpu, struct fsocket_slot *row)
 	COUNT(cpu, spills);
 }
 
-static void hand_over(int fd, int cpu, struct fsocket_slot *row)
+static void hand_over(const struct listener *l, int cpu, struct fsocket_slot *row)
 {
-	int none = -1;
-
 	/* No socket claims the CPU now: the kernel spreads by hash over all. */
-	if (setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &none, sizeof(none)))
-		return;
-	ask_help(cpu, row);
+	if (!steer_prefer(l, cpu, -1))
+		ask_help(cpu, row);
 }
 
 /*
@@ -100,10 +98,9 @@ void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 {
 	struct fsocket_slot *row = c->row;
 	uint32_t state = slot_state(row);
-	int fd = l->slots[c->cpu];
 	struct queue q;
 
-	if (!queue_of(fd, &q))
+	if (!queue_of(l->slots[c->cpu], &q))
 		return;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
@@ -112,9 +109,9 @@ void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 		ask_help(c->cpu, row);
 	}
 	if (q.limit && q.length > q.limit)
-		hand_over(fd, c->cpu, row);
+		hand_over(l, c->cpu, row);
 	else if (state == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK && now >= c->hold &&
-		 !setsockopt(fd, SOL_SOCKET, SO_INCOMING_CPU, &c->cpu, sizeof(c->cpu)))
+		 !steer_prefer(l, c->cpu, c->cpu))
 		slot_state_set(row, FSOCKET_SLOT_ON);
 }
 
@@ -205,6 +202,6 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 	    !(q.length && slot_state(row) == FSOCKET_SLOT_SPILLING))
 		return;
 	if (slot_state(row) == FSOCKET_SLOT_ON)
-		hand_over(l->slots[cpu], cpu, row);
+		hand_over(l, cpu, row);
 	help(l, c, cpu);
 }

@@ -8,14 +8,15 @@
 #include <linux/filter.h>
 #include <netinet/in.h>
 #include <sched.h>
+#include <string.h>
 
 #include "kernel.h"
 #include "migrate.h"
 #include "real.h"
 #include "settings.h"
 
-/* A group of two that chose by hash would come through the probe once in 2^PROBES. */
-#define PROBES 10
+/* A group of two that chose by hash would come through the probe once in 2^PROBES: one host of a million. */
+#define PROBES 20
 
 static int detach(int fd)
 {
@@ -30,20 +31,24 @@ static int detach(int fd)
  * index of the group's first member: the application's own listener, as it
  * listened first. The slots stay open for the handshakes under way.
  */
-static int mode_set(int fd, enum fsocket_mode mode)
+static int mode_set(const struct listener *l, enum fsocket_mode mode)
 {
 	static struct sock_filter first = { BPF_RET | BPF_K, 0, 0, 0 };
 	static struct sock_fprog program = { 1, &first };	/* static: no stack bytes in its padding */
+	int result = steer_by_program() ? choose_attach(l) : 0;
 
 	if (mode == FSOCKET_MODE_GLOBAL)
-		return real.setsockopt(fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
-	return migrate_attach(fd) ? detach(fd) : 0;
+		return real.setsockopt(l->fd, SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
+	if (steer_by_program())
+		return result;
+	return migrate_attach(l->fd) ? detach(l->fd) : 0;
 }
 
-void steer_sync(const struct listener *l, int on)
+static inline void sync_mode(const struct listener *l, int on, int locked)
 {
 	struct fsocket_listener *row = l->row;
-	uint32_t want = on && !has_orphans(row) ? FSOCKET_MODE_SLOTS : FSOCKET_MODE_GLOBAL;
+	/* A program passes slots without owner by. */
+	uint32_t want = on && (!has_orphans(row) || steer_by_program()) ? FSOCKET_MODE_SLOTS : FSOCKET_MODE_GLOBAL;
 	uint32_t have = __atomic_load_n(&row->mode, __ATOMIC_RELAXED);
 
 	/* SHARDED: an old worker still has a slot from before. */
@@ -53,7 +58,57 @@ void steer_sync(const struct listener *l, int on)
 	if (!__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_RELAXED,
 					 __ATOMIC_RELAXED))
 		return;
-	if (mode_set(l->fd, (enum fsocket_mode)want))
+	locked = locked || !steer_by_program();
+	if (!locked) {
+		shared_lock();
+		want = __atomic_load_n(&row->mode, __ATOMIC_RELAXED);
+	}
+	if (mode_set(l, (enum fsocket_mode)want))
+		COUNT_ERROR(FSOCKET_ERR_MODE);
+	if (!locked)
+		shared_unlock();
+}
+
+void steer_sync(const struct listener *l, int on)
+{
+	sync_mode(l, on, 0);
+}
+
+void steer_sync_locked(const struct listener *l, int on)
+{
+	sync_mode(l, on, 1);
+}
+
+int steer_prefer_locked(const struct listener *l, int slot, int cpu)
+{
+	if (steer_by_program())
+		return choose_prefer(l, slot, cpu);
+	return setsockopt(l->slots[slot], SOL_SOCKET, SO_INCOMING_CPU, &cpu, sizeof(cpu));
+}
+
+int steer_prefer(const struct listener *l, int slot, int cpu)
+{
+	int by_program = steer_by_program(), result;
+
+	if (by_program)
+		shared_lock();
+	result = steer_prefer_locked(l, slot, cpu);
+	if (by_program)
+		shared_unlock();
+	return result;
+}
+
+void steer_forget(const struct listener *l, int slot)
+{
+	if (steer_by_program())
+		choose_remove(l, slot);
+}
+
+void steer_orphan(const struct listener *l, int slot)
+{
+	if (!steer_by_program())
+		steer_sync_locked(l, 1);
+	else if (choose_prefer(l, slot, -1) || choose_attach(l))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 }
 
@@ -62,8 +117,8 @@ void steer_share(const struct listener *l)
 	struct fsocket_listener *row = l->row;
 	uint32_t was = __atomic_exchange_n(&row->mode, FSOCKET_MODE_SHARDED, __ATOMIC_RELAXED);
 
-	/* A process without root's rights has no program: that of its master stays, but not GLOBAL's. */
-	if (is_sole(row) && migrate_attach(l->fd) && was == FSOCKET_MODE_GLOBAL)
+	/* A process without root's rights has no program: that of its master stays, but not one that chooses. */
+	if (is_sole(row) && migrate_attach(l->fd) && (was == FSOCKET_MODE_GLOBAL || steer_by_program()))
 		detach(l->fd);
 }
 
@@ -78,13 +133,18 @@ void steer_leave(const struct listener *l)
 void steer_end(const struct listener *l, int slot)
 {
 	int global = is_sole(l->row) && __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_GLOBAL;
+	int by_program = steer_by_program(), moves;
 
-	/* With the program of GLOBAL nothing would be moved. */
-	if (global)
-		migrate_attach(l->fd);
-	shutdown(slot, SHUT_RD);
-	if (global)
-		mode_set(l->fd, FSOCKET_MODE_GLOBAL);
+	/* With a program that chooses nothing would be moved. */
+	moves = (global || (by_program && !migrate_by_sysctl())) && !migrate_attach(l->fd);
+	shutdown(l->slots[slot], SHUT_RD);
+	if (by_program)
+		choose_remove(l, slot);
+	/* Who closed no slot has no handshakes in it: GLOBAL is back at once. */
+	if (by_program && !global && moves)
+		choose_wait(l);
+	if (global ? mode_set(l, FSOCKET_MODE_GLOBAL) : by_program && choose_attach(l))
+		COUNT_ERROR(FSOCKET_ERR_MODE);
 }
 
 static int probe_listener(struct sockaddr_in *a)
@@ -102,8 +162,8 @@ static int probe_listener(struct sockaddr_in *a)
 	return fd;
 }
 
-/* One connection: 1 it came to the listener of its CPU, 0 to the other one, -1 not known. */
-static int probe_once(const struct sockaddr_in *a, const int listeners[2])
+/* One connection: 1 it came to the CPU, and to the first listener, 0 to the other one, -1 not known. */
+static int probe_once(const struct sockaddr_in *a, const int listeners[2], int wanted)
 {
 	/* Over loopback the handshake is over when connect() returns; where a firewall drops it, nothing waits. */
 	int fd = real.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -117,11 +177,8 @@ static int probe_once(const struct sockaddr_in *a, const int listeners[2])
 			here = real.accept4(listeners[1], NULL, NULL, SOCK_CLOEXEC);
 	}
 	if (here >= 0) {
-		int wanted = -1;
-
 		/* The thread may have moved on, or RPS spread the packets: then it tells nothing. */
-		if (getsockopt(here, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &length) ||
-		    getsockopt(listeners[0], SOL_SOCKET, SO_INCOMING_CPU, &wanted, &length) || cpu != wanted)
+		if (getsockopt(here, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &length) || cpu != wanted)
 			found = -1;
 		real.close(here);
 	} else {
@@ -132,23 +189,51 @@ static int probe_once(const struct sockaddr_in *a, const int listeners[2])
 	return found;
 }
 
-static int probe(void)
+static int probe_all(const struct sockaddr_in *a, int first, int second, int wanted)
+{
+	const int listeners[] = { first, second };
+	int works = 1;
+
+	for (int i = 0; i < PROBES && works; i++)
+		works = probe_once(a, listeners, wanted) != 0;
+	return works;
+}
+
+/* The group chooses by a program: its second member for this CPU. */
+static int probe_program(const struct sockaddr_in *a, const int listeners[2], int cpu)
+{
+	struct sock_filter code[] = {
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_CPU)),
+		BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)cpu, 0, 1),
+		BPF_STMT(BPF_RET | BPF_K, 1),
+		BPF_STMT(BPF_RET | BPF_K, 0),
+	};
+	struct sock_fprog program;
+
+	memset(&program, 0, sizeof(program));	/* its padding, too */
+	program.len = sizeof(code) / sizeof(*code);
+	program.filter = code;
+	return !real.setsockopt(listeners[0], SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program)) &&
+	       probe_all(a, listeners[1], listeners[0], cpu);
+}
+
+/* FSOCKET_CAP_INCOMING_CPU, FSOCKET_CAP_CBPF or neither. */
+static uint32_t probe(void)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	int listeners[2] = { -1, -1 }, works = 1, cpu = sched_getcpu();
+	int listeners[2] = { -1, -1 }, cpu = sched_getcpu();
+	uint32_t found = FSOCKET_CAP_INCOMING_CPU;
 
 	listeners[0] = probe_listener(&a);
 	if (listeners[0] >= 0)
 		listeners[1] = probe_listener(&a);
-	if (listeners[1] >= 0) {
-		works = !setsockopt(listeners[0], SOL_SOCKET, SO_INCOMING_CPU, &cpu, sizeof(cpu));
-		for (int i = 0; i < PROBES && works; i++)
-			works = probe_once(&a, listeners) != 0;
-	}
+	if (listeners[1] >= 0 && (setsockopt(listeners[0], SOL_SOCKET, SO_INCOMING_CPU, &cpu, sizeof(cpu)) ||
+				  !probe_all(&a, listeners[0], listeners[1], cpu)))
+		found = probe_program(&a, listeners, cpu) ? FSOCKET_CAP_CBPF : 0;
 	for (int i = 0; i < 2; i++)
 		if (listeners[i] >= 0)
 			real.close(listeners[i]);
-	return works;
+	return found;
 }
 
 int steer_works(void)
@@ -157,11 +242,14 @@ int steer_works(void)
 	int keep = errno;
 
 	if (!(known & FSOCKET_CAP_PROBED)) {
-		known = FSOCKET_CAP_PROBED | (probe() ? FSOCKET_CAP_INCOMING_CPU : 0u);
+		known = FSOCKET_CAP_PROBED | probe();
 		__atomic_or_fetch(&shared.header->capabilities, known, __ATOMIC_RELAXED);
-		if (!(known & FSOCKET_CAP_INCOMING_CPU))
-			say(1, "this kernel does not choose by SO_INCOMING_CPU in a group: listeners keep one queue");
+		if (known & FSOCKET_CAP_CBPF)
+			say(2, "this kernel does not choose by SO_INCOMING_CPU in a group: a program of ours does");
+		else if (!(known & FSOCKET_CAP_INCOMING_CPU))
+			say(1, "this kernel chooses neither by SO_INCOMING_CPU nor by a program in a group: "
+			       "listeners keep one queue");
 	}
 	errno = keep;
-	return (known & FSOCKET_CAP_INCOMING_CPU) != 0;
+	return (known & (FSOCKET_CAP_INCOMING_CPU | FSOCKET_CAP_CBPF)) != 0;
 }

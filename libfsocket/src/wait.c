@@ -13,6 +13,7 @@
 #include "real.h"
 #include "slots.h"
 #include "spill.h"
+#include "steer.h"
 
 /* ms after which a thread that has nothing to do looks after the slots of the others. */
 #define IDLE_MS 250
@@ -30,6 +31,7 @@ static void look_around(void)
 		if (slots_heed(l, c, now)) {
 			spill_own(l, c, now, 1);
 			spill_others(l, c, now);
+			steer_tick(l, now);
 		}
 	}
 }

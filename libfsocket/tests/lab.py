@@ -32,7 +32,7 @@ sanitizer_logs = RUN / "sanitizer"
 
 
 def setup(build_dir, variant):
-    """Namespaces are there; fill them. `variant`: plain or asan."""
+    """Namespaces are there; fill them. `variant`: plain, asan or old (a kernel whose groups choose by hash)."""
     global build, preload
     build = Path(build_dir)
     run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", str(RUN))
@@ -44,6 +44,8 @@ def setup(build_dir, variant):
     preload = str(RUN / "libfsocket.so")
     sanitizer_logs.mkdir()
     sanitizer_logs.chmod(0o1777)
+    if variant == "old":
+        preload += ":" + shutil.copy(build / "tests/oldkernel.so", RUN)
     if variant == "asan":
         runtimes = [run("gcc", f"-print-file-name=lib{name}.so").stdout.strip() for name in ("asan", "ubsan")]
         preload = ":".join([os.path.realpath(r) for r in runtimes] + [preload])
