@@ -156,6 +156,12 @@ static int forget_gone(const struct listener *l, struct order *o)
 	return gone;
 }
 
+void choose_check(const struct listener *l)
+{
+	if (forget_gone(l, order_mine(l)) && choose_attach(l))
+		COUNT_ERROR(FSOCKET_ERR_MODE);
+}
+
 int choose_prefer(const struct listener *l, int slot, int cpu)
 {
 	struct order *o = order_mine(l);

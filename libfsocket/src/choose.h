@@ -57,6 +57,8 @@ unsigned int order_program(struct order *o, size_t room, uint32_t otherwise, str
 int choose_prefer(const struct listener *l, int slot, int cpu);
 /* It is a member no more. */
 void choose_remove(const struct listener *l, int slot);
+/* Members may have left with a process. */
+void choose_check(const struct listener *l);
 /* Attach the program, if connections are to go to slots; not before `due` when that is not over. 0 or -1. */
 int choose_attach(const struct listener *l);
 /* What else is attached stays so for a moment: handshakes of a slot that ended are still under way. */

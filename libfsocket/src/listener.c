@@ -131,7 +131,7 @@ static void drop_slots(struct listener *l)
 
 		if (intact) {
 			fd_set_kind(fd, FD_UNKNOWN, 0);
-			real.close(fd);
+			steer_close(l, fd);
 		}
 	}
 }

@@ -147,6 +147,20 @@ void steer_end(const struct listener *l, int slot)
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 }
 
+void steer_close(const struct listener *l, int fd)
+{
+	/* One that an owner left has been ended, but for orphans. */
+	int orphans = steer_by_program() && l->row && has_orphans(l->row);
+
+	if (orphans)
+		shared_lock();
+	real.close(fd);
+	if (orphans) {
+		choose_check(l);
+		shared_unlock();
+	}
+}
+
 static int probe_listener(struct sockaddr_in *a)
 {
 	int one = 1;

@@ -40,6 +40,9 @@ void steer_leave(const struct listener *l);
  */
 void steer_end(const struct listener *l, int slot);
 
+/* This process closes a slot, which leaves the group when no other has it. */
+void steer_close(const struct listener *l, int fd);
+
 /*
  * Does this kernel choose by SO_INCOMING_CPU inside a group, or by a program of ours? Tried once a
  * service, with connections over loopback: Linux 4.6 to 6.1 takes the option
