@@ -20,7 +20,7 @@ def unit(program, **settings):
 
 
 def test_unit():
-    """settings, ports, environment and socket options, in C"""
+    """settings, ports, environment, socket options and the choice by a program, in C"""
     unit(lab.build / "tests/unit")
 
 

@@ -25,5 +25,6 @@ void unit_ports(void);
 void unit_rss(void);
 void unit_leave(void);
 void unit_options(void);
+void unit_choose(void);
 
 #endif

@@ -12,6 +12,7 @@ int main(void)
 	unit_rss();
 	unit_leave();
 	unit_options();
+	unit_choose();
 	printf("1..%d\n", tap_count);
 	return tap_failed != 0;
 }
