@@ -402,7 +402,7 @@ struct fsocket_slot *slot_served(uint64_t slot_cookie, int cpu, uint64_t *accept
 	FOR_ROWS(row, cpu) {
 		uint32_t state = slot_state(row);
 
-		if ((state != FSOCKET_SLOT_ON && state != FSOCKET_SLOT_SPILLING) ||
+		if ((state != FSOCKET_SLOT_ON && state != FSOCKET_SLOT_SPILLING && state != FSOCKET_SLOT_ORPHAN) ||
 		    __atomic_load_n(&row->cookie, __ATOMIC_RELAXED) != slot_cookie)
 			continue;
 		found = row;

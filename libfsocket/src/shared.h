@@ -79,7 +79,10 @@ struct fsocket_listener *listener_row(uint64_t cookie);
 int listener_sole(uint64_t cookie);
 /* Row of a slot of the CPU: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
 struct fsocket_slot *slot_row_free(int cpu);
-/* Row of one who serves a slot with the switch on, or NULL, and the accepts of all who do. No lock: it is a guess. */
+/*
+ * Row of one who serves a slot with the switch on, or that of an orphan, or NULL, and the accepts of all who do. No lock:
+ * it is a guess.
+ */
 struct fsocket_slot *slot_served(uint64_t slot_cookie, int cpu, uint64_t *accepts);
 /* A row of a live owner of a listener's slot on a CPU, in another process, or NULL. Locked. */
 struct fsocket_slot *slot_predecessor(uint64_t listener_cookie, int cpu);

@@ -178,9 +178,10 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 	int cpu = c->helped >= 0 ? c->helped : other(l, c);
 	struct fsocket_slot *row;
 	uint64_t accepts;
+	uint32_t state;
 	struct queue q;
 
-	if (!settings.spill || cpu < 0)
+	if ((!settings.spill && !has_orphans(l->row)) || cpu < 0)
 		return;
 	if (cpu <= c->looked_at) {
 		c->owned = c->counted + 1;
@@ -190,18 +191,21 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 		c->waiting_since = 0;
 	c->looked_at = cpu;
 	row = slot_served(__atomic_load_n(&l->cookies[cpu], __ATOMIC_RELAXED), cpu, &accepts);
-	if (c->helped >= 0 && (!row || slot_state(row) != FSOCKET_SLOT_SPILLING))
+	state = row ? slot_state(row) : FSOCKET_SLOT_FREE;
+	if (c->helped >= 0 && state != FSOCKET_SLOT_SPILLING && state != FSOCKET_SLOT_ORPHAN)
 		spill_end_help(l, c);
 	if (!row || !queue_of(l->slots[cpu], &q)) {
 		c->waiting_since = 0;
 		return;
 	}
-	c->counted++;
+	c->counted += state != FSOCKET_SLOT_ORPHAN;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
-	if (!stuck(c, accepts, &q, now) && !(q.limit && q.length > q.limit) &&
-	    !(q.length && slot_state(row) == FSOCKET_SLOT_SPILLING))
+	/* An orphan's queue is not seen to while there is something else to accept. */
+	if (state == FSOCKET_SLOT_ORPHAN && !q.length)
+		spill_end_help(l, c);
+	if (!stuck(c, accepts, &q, now) && !(q.limit && q.length > q.limit) && !(q.length && state != FSOCKET_SLOT_ON))
 		return;
-	if (slot_state(row) == FSOCKET_SLOT_ON)
+	if (state == FSOCKET_SLOT_ON)
 		hand_over(l, cpu, row);
 	help(l, c, cpu);
 }

@@ -2,8 +2,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * oldkernel.so, preloaded behind the library: SO_INCOMING_CPU does nothing, as in the reuseport groups of Linux 4.6 to
- * 6.1. OLDKERNEL names system calls that are not there either: bpf (nothing migrates, Linux before 5.14) and pidfd (no
- * descriptor is taken from another process, Linux before 5.6).
+ * 6.1. OLDKERNEL names what is not there either: bpf(2) (nothing migrates, Linux before 5.14), pidfd (no descriptor is
+ * taken from another process, Linux before 5.6), cbpf (no program of a group, Linux before 4.6).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,7 +19,8 @@
 #define SYS_pidfd_open 434
 #endif
 
-static const char *missing = "";
+/* A copy: nginx writes its title over its environment. */
+static char missing[64];
 static int (*real_setsockopt)(int fd, int level, int option, const void *value, socklen_t length);
 static long (*real_syscall)(long number, ...);
 
@@ -35,13 +36,25 @@ __attribute__((constructor)) static void start(void)
 	find(&real_setsockopt, "setsockopt");
 	find(&real_syscall, "syscall");
 	if (getenv("OLDKERNEL"))
-		missing = getenv("OLDKERNEL");
+		strncpy(missing, getenv("OLDKERNEL"), sizeof(missing) - 1);
+}
+
+/* A word of the list. */
+static int lacks(const char *word)
+{
+	const char *at = strstr(missing, word);
+
+	return at && (at == missing || at[-1] == ',');
 }
 
 int setsockopt(int fd, int level, int option, const void *value, socklen_t length)
 {
 	if (level == SOL_SOCKET && option == SO_INCOMING_CPU)
 		return 0;
+	if (level == SOL_SOCKET && option == SO_ATTACH_REUSEPORT_CBPF && lacks("cbpf")) {
+		errno = ENOPROTOOPT;
+		return -1;
+	}
 	if (!real_setsockopt)
 		start();
 	return real_setsockopt(fd, level, option, value, length);
@@ -54,7 +67,7 @@ long syscall(long number, ...)
 
 	if (!real_syscall)
 		start();
-	if ((number == SYS_bpf && strstr(missing, "bpf")) || (number == SYS_pidfd_open && strstr(missing, "pidfd"))) {
+	if ((number == SYS_bpf && lacks("bpf")) || (number == SYS_pidfd_open && lacks("pidfd"))) {
 		errno = ENOSYS;
 		return -1;
 	}
