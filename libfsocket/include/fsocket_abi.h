@@ -10,7 +10,7 @@
  * DIR/NAME.stats   struct fsocket_header, then at the offsets it names: one
  *                  struct fsocket_cpu per possible CPU, struct
  *                  fsocket_listener rows, struct fsocket_slot rows. What
- *                  is behind them is the library's own.
+ *                  stands between them is the library's own.
  * DIR/NAME.switch  one byte, see FSOCKET_SWITCH_*. Written in place
  *                  by root; read by every process at most every
  *                  FSOCKET_SWITCH_MS. An empty file keeps the last value.

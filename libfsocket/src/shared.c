@@ -47,6 +47,11 @@ int shared_path(char *path, size_t size, const char *suffix)
 
 /* ---- the file ---------------------------------------------------------- */
 
+static uint32_t order_offset(const struct fsocket_header *h)
+{
+	return h->listener_offset + h->listener_count * h->listener_size;
+}
+
 static struct fsocket_header layout(void)
 {
 	struct fsocket_header h = {
@@ -66,19 +71,15 @@ static struct fsocket_header layout(void)
 	/* Counters begin on a cache line of their own. */
 	h.cpu_offset = (uint32_t)(sizeof(h) + 63) & ~63u;
 	h.listener_offset = h.cpu_offset + h.cpu_count * h.cpu_size;
-	h.slot_offset = h.listener_offset + h.listener_count * h.listener_size;
+	/* Before the slots: the orders of the groups, which nobody else reads. */
+	h.slot_offset = order_offset(&h) + (uint32_t)(h.listener_count * ORDER_SIZE(h.cpu_count));
 	h.created = (uint64_t)time(NULL);
 	return h;
 }
 
-static size_t order_offset(const struct fsocket_header *h)
-{
-	return h->slot_offset + (size_t)h->slot_count * h->slot_size;
-}
-
 static size_t layout_size(const struct fsocket_header *h)
 {
-	return order_offset(h) + h->listener_count * ORDER_SIZE(h->cpu_count);
+	return h->slot_offset + (size_t)h->slot_count * h->slot_size;
 }
 
 /* Workers without rights can write the memory, so no size is ever read back from it. */

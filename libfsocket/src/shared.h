@@ -20,7 +20,7 @@ struct shared {
 	struct fsocket_cpu *cpus;
 	struct fsocket_listener *listeners;
 	struct fsocket_slot *slots;
-	char *orders;	/* of the groups' members, behind all that others read: choose.h */
+	char *orders;	/* of the groups' members, a row for each listener's: choose.h */
 };
 
 extern HIDDEN struct shared shared;

@@ -19,12 +19,13 @@ Finding = collections.namedtuple("Finding", "level text")
 PT_INTERP, ELF_CLASS_64, ELF_MAGIC = 3, 2, b"\x7fELF"
 
 CAPABILITIES = (
-    ("incoming_cpu", "this kernel does not choose by SO_INCOMING_CPU inside a reuseport group: no slots, all CPUs "
-                     "share one queue; Linux 6.2, a distribution's backport or our kernel does"),
+    ("incoming_cpu", "this kernel chooses neither by SO_INCOMING_CPU nor by a program inside a reuseport group: no "
+                     "slots, all CPUs share one queue; Linux 6.2 or our kernel does the one, Linux 4.6 the other"),
     ("port_range", "this kernel has no IP_LOCAL_PORT_RANGE: backend connections take any source port; Linux 6.3 or our "
                    "kernel has it"),
-    ("migrate", "what waits in a slot does not move on at its end (tcp_migrate_req is off, Linux before 5.14): when "
-                "workers become fewer, new connections share one queue until all slots have owners again"),
+    ("migrate", "what waits in a slot does not move on at its end (tcp_migrate_req is off, Linux before 5.14): who is "
+                "left serves it, and new connections of that CPU, or of all where a group chooses by SO_INCOMING_CPU, "
+                "share one queue until all slots have owners again"),
 )
 ERRORS = {
     "prepare": "slots could not be made %d times; see the journal for the reason (port taken by another owner, limits)",
@@ -114,9 +115,9 @@ def _counted(found):
     if found["switch"] != "on":
         yield Finding(NOTE, "is switched off (%s): `fsctl on`" % found["switch"])
     for name, text in CAPABILITIES:
-        # Whether groups choose by it is tried when there is a listener.
-        tried = name != "incoming_cpu" or "probed" in found["capabilities"]
-        if name not in found["capabilities"] and tried:
+        # Whether groups choose by it is tried when there is a listener; a program does as well.
+        well = name == "incoming_cpu" and ("probed" not in found["capabilities"] or "cbpf" in found["capabilities"])
+        if name not in found["capabilities"] and not well:
             yield Finding(NOTE, text)
     for name, text in ERRORS.items():
         if found["errors"].get(name):
@@ -128,6 +129,9 @@ def _counted(found):
         if row["mode"] == "sharded" and "migrate" not in found["capabilities"]:
             yield Finding(NOTE, "port %d has several listeners of the service's own (reuseport): what waits is lost "
                                 "when workers become fewer, unless net.ipv4.tcp_migrate_req is on" % row["port"])
+            if {"cbpf", "incoming_cpu"}.intersection(found["capabilities"]) == {"cbpf"}:
+                yield Finding(NOTE, "port %d: this kernel chooses among listeners that are not the library's by hash, "
+                                    "not by CPU; without reuseport they get slots" % row["port"])
     for state, text in (("spilling", "its queue was too long or its thread did not come"),
                         ("orphan", "its thread is gone")):
         cpus = sorted({row["cpu"] for row in found["slots"] if row["state"] == state})

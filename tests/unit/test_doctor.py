@@ -54,10 +54,17 @@ def test_every_error_has_a_way_out(name):
 
 @pytest.mark.parametrize("name", ["incoming_cpu", "port_range", "migrate"])
 def test_every_capability_that_is_missing(name):
-    line, = said(found=reading(capabilities=[one for one in stats.CAPABILITIES.values() if one != name]))
+    line, = said(found=reading(capabilities=[one for one in stats.CAPABILITIES.values() if one not in (name, "cbpf")]))
     assert line.startswith("note: ")
-    without = [one for one in stats.CAPABILITIES.values() if one not in ("incoming_cpu", "probed")]
+    without = [one for one in stats.CAPABILITIES.values() if one not in ("incoming_cpu", "probed", "cbpf")]
     assert said(found=reading(capabilities=without)) == []     # not tried yet
+
+
+def test_a_program_chooses():
+    found = reading(capabilities=[one for one in stats.CAPABILITIES.values() if one != "incoming_cpu"])
+    assert said(found=found) == []
+    found["listeners"][0]["mode"] = "sharded"
+    assert any("by hash, not by CPU" in line for line in said(found=found))
 
 
 @pytest.mark.parametrize("other, words", [
