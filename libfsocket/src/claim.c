@@ -87,19 +87,19 @@ struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int o
 
 static int claim_start(struct listener *l, struct claim *c, int epfd, struct epoll_event *event)
 {
-	int fd = l->slots[c->cpu], listens;
+	int fd = l->slots[c->cpu], listens, polled;
 
 	options_copy(l->fd, fd, BEFORE_LISTEN);
 	/* A predecessor's, which gets connections whatever is forbidden here: it must be served. */
 	listens = socket_flag(fd, SO_ACCEPTCONN) == 1;
-	if ((steer_prefer_locked(l, c->cpu, c->cpu) && !listens) ||
-	    real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, event))
-		return -1;
+	polled = (!steer_prefer_locked(l, c->cpu, c->cpu) || listens) && !real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, event);
 	/* Last: from here on connections come, and the epoll above already waits. */
-	if (!real.listen(fd, l->backlog) || listens)
+	if (polled && (!real.listen(fd, l->backlog) || listens))
 		return 0;
-	real.epoll_ctl(epfd, EPOLL_CTL_DEL, fd, event);
-	steer_forget(l, c->cpu);
+	if (polled)
+		real.epoll_ctl(epfd, EPOLL_CTL_DEL, fd, event);
+	if (!listens)
+		steer_forget(l, c->cpu);
 	return -1;
 }
 
