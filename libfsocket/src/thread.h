@@ -11,7 +11,8 @@
 int thread_cpu(void);
 /*
  * The CPU to book to: the thread's only one, asked again every second as an operator or a
- * cpuset may have moved it; else the one it runs on now. now: coarse_ms().
+ * cpuset may have moved it; else the one it runs on now. now: coarse_ms(). A thread that had
+ * lost its CPU and may run there again is pinned to it.
  */
 int counting_cpu(int64_t now);
 int thread_tid(void);

@@ -14,6 +14,7 @@
 #include "slots.h"
 #include "spill.h"
 #include "steer.h"
+#include "thread.h"
 
 /* ms after which a thread that has nothing to do looks after the slots of the others. */
 #define IDLE_MS 250
@@ -22,6 +23,8 @@ static void look_around(void)
 {
 	int64_t now = coarse_ms();
 
+	/* No connection comes to a CPU that is offline: who has lost its own would not see that in accept(). */
+	counting_cpu(now);
 	for (struct listener *l = listener_next(NULL); l; l = listener_next(l)) {
 		struct claim *c = my_claim(l);
 

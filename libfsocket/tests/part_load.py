@@ -3,8 +3,8 @@
 """Uneven load and uneven machines: one CPU's traffic, a stuck worker, other numbers of workers than CPUs, workers that
 are moved while they run. Over loopback a connection's packets come to the CPU of its client.
 
-An offlined CPU is not tried here: it would take the CPU from all that runs on the machine. What it does to a worker is:
-the kernel lets it run on all the others (kernel/sched/core.c: select_fallback_rq), as test_affinity does.
+An offlined CPU is tried in tests/vm/test_hotplug.py, as here it would be gone for all that runs on the machine. What it
+does to a worker is: the kernel lets it run on all the others (kernel/sched/core.c: select_fallback_rq).
 """
 import contextlib
 import os
@@ -200,6 +200,26 @@ def test_affinity():
         with Web(own, lab.environment(own)) as nginx:
             text.append(f"{name} {moved(nginx, set_affinity(choose))}")
     return "; ".join(text)
+
+
+@told
+def test_away_and_back():
+    """a worker without its CPU for a while is pinned again when it may run there; one that is only given more is not"""
+    first, second = lab.CPUS
+    with Web("away", lab.environment("away")) as nginx:
+        workers = {cpu: pid for pid, cpu in nginx.workers().items()}
+        os.sched_setaffinity(workers[first], {second})
+        os.sched_setaffinity(workers[second], {first, second})
+        # Nothing comes to them: idle, they ask once a second.
+        time.sleep(1.5)
+        os.sched_setaffinity(workers[first], {first, second})
+        lab.wait_for("the worker to be pinned", lambda: os.sched_getaffinity(workers[first]) == {first}, 3)
+        assert os.sched_getaffinity(workers[second]) == {first, second}
+        os.sched_setaffinity(workers[second], {second})
+        lab.ask(nginx.address, nginx.port, 100)
+        total = nginx.stats.total()
+        assert total["accepts"] == 100 and not total["accepts_remote"], total
+    return f"{total['accepts_local']} local and {total['accepts_remote']} remote measured"
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import os
 import stat
 import struct
 
-from . import kernelstats, library, services, sockets, stats, systemd, wrapping
+from . import cpulist, kernelstats, library, services, sockets, stats, systemd, wrapping
 from .errors import FleetError
 
 # PROBLEM: not as the operator asked for; NOTE: as good as this host can do, or of his own choice.
@@ -139,6 +139,19 @@ def _counted(found):
             yield Finding(NOTE, "slots of CPU %s are shared by all: %s" % (", ".join(map(str, cpus)), text))
 
 
+def _placed(found):
+    offline = found.get("offline", [])
+    if offline:
+        yield Finding(NOTE, "CPU %s is offline: what would come there goes to the others" % (
+            cpulist.format_list(offline)))
+    for row in found["slots"]:
+        if stats.strayed(row) and row["cpu"] not in offline:
+            yield Finding(NOTE, "thread %d serves CPU %d and may run on %s: moved by hand, or not back yet from a time "
+                                "when that CPU was offline or out of its cpuset; `taskset -cp %d %d` or a reload pins "
+                                "it" % (row["tid"], row["cpu"], cpulist.format_list(row["runs_on"]) or "none",
+                                        row["cpu"], row["tid"]))
+
+
 def findings(facts):
     """Return [Finding] of examine(), the worst first."""
     if not facts["active"]:
@@ -147,7 +160,7 @@ def findings(facts):
     if facts["error"]:
         found.append(Finding(PROBLEM, facts["error"]))
     if facts["stats"]:
-        found += _counted(facts["stats"])
+        found += list(_counted(facts["stats"])) + list(_placed(facts["stats"]))
     return sorted(found, key=lambda one: one.level != PROBLEM)
 
 

@@ -6,7 +6,7 @@ import os
 import struct
 import time
 
-from . import paths, switch
+from . import paths, switch, topology
 from .errors import FleetError
 
 MAGIC = b"FSOCKET\n"
@@ -115,8 +115,9 @@ def parse(data, where):
 
 
 def read(service, folder=paths.RUN):
-    """Return the statistics of one wrapped service: parse() plus `switch`, slots of live processes only, and
-    `summary`. None when the service has no file (never started since boot, or not wrapped)."""
+    """Return the statistics of one wrapped service: parse() plus `switch`, slots of live processes only with `runs_on`,
+    the CPUs that the thread may run on, `offline`, the CPUs that are, and `summary`. None when the service has no file
+    (never started since boot, or not wrapped)."""
     path = os.path.join(folder, service + ".stats")
     try:
         with open(path, "rb") as handle:
@@ -125,6 +126,10 @@ def read(service, folder=paths.RUN):
         return None
     found = parse(data, path)
     found["slots"] = [row for row in found["slots"] if row["state"] == "orphan" or _alive(row["pid"])]
+    for row in found["slots"]:
+        row["runs_on"] = _runs_on(row["tid"])
+    online = set(topology.online_cpus())
+    found["offline"] = [int(cpu) for cpu in found["cpus"] if online and int(cpu) not in online]
     known = {row["listener"] for row in found["slots"]}
     found["listeners"] = [row for row in found["listeners"] if row["cookie"] in known or _alive(row["pid"])]
     found["switch"] = switch.read(service, folder)
@@ -134,6 +139,18 @@ def read(service, folder=paths.RUN):
 
 def _alive(pid):
     return os.path.exists("/proc/%d" % pid)
+
+
+def _runs_on(tid):
+    try:
+        return sorted(os.sched_getaffinity(tid)) if tid > 0 else None
+    except OSError:     # it has ended
+        return None
+
+
+def strayed(row):
+    """May the thread of a slot run elsewhere than on the CPU it serves?"""
+    return row.get("runs_on") not in (None, [row["cpu"]])
 
 
 def wait_off(service, folder=paths.RUN, seconds=EFFECT_S):

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Tables for people: the same in the terminal of the controller and of the host."""
 
-from . import stats
+from . import cpulist, stats
 
 
 def percent(value):
@@ -26,6 +26,11 @@ def render(head, rows):
     return lines
 
 
+def _slot(row):
+    where = ", runs on %s" % (cpulist.format_list(row["runs_on"]) or "none") if stats.strayed(row) else ""
+    return "%d(%s%s)" % (row["tid"], row["state"], where)
+
+
 def service_lines(title, found):
     """Return the per-core table of one wrapped service (a stats.read() result) with a line of totals."""
     if not found:
@@ -36,7 +41,9 @@ def service_lines(title, found):
         number(total["spread"], "%.2f"))]
     serving = {}
     for row in found["slots"]:
-        serving.setdefault(row["cpu"], []).append("%d(%s)" % (row["tid"], row["state"]))
+        serving.setdefault(row["cpu"], []).append(_slot(row))
+    for cpu in found.get("offline", ()):
+        serving.setdefault(cpu, []).insert(0, "offline")
     rows = []
     for cpu, row in sorted(found["cpus"].items(), key=lambda item: int(item[0])):
         rows.append([

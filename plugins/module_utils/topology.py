@@ -72,8 +72,12 @@ def at(root, *parts):
     return os.path.join(root, *[part.lstrip("/") for part in parts])
 
 
+def online_cpus(root="/"):
+    return _list(root, CPUS, "online") or _online_by_stat(root)
+
+
 def _cpus(root):
-    online = _list(root, CPUS, "online") or _online_by_stat(root)
+    online = online_cpus(root)
     isolated = sorted(set(_list(root, CPUS, "isolated") + _list(root, CPUS, "nohz_full")))
     cores = set()
     for cpu in online:

@@ -72,6 +72,9 @@ def test_a_program_chooses():
     ({"slots": []}, "problem: port 80 has no slot in use"),
     ({"slots": [{"listener": 1, "cpu": 2, "state": "spilling", "tid": 7}]}, "note: slots of CPU 2 are shared by all"),
     ({"slots": [{"listener": 1, "cpu": 2, "state": "orphan", "tid": 7}]}, "note: slots of CPU 2 are shared by all"),
+    ({"offline": [2, 3]}, "note: CPU 2-3 is offline"),
+    ({"slots": [{"listener": 1, "cpu": 0, "state": "on", "tid": 7, "runs_on": [0, 1]}]},
+     "note: thread 7 serves CPU 0 and may run on 0-1: "),
 ])
 def test_what_the_file_says(other, words):
     line, = said(found=reading(**other))
@@ -83,6 +86,13 @@ def test_listeners_of_its_own():
     assert said(found=reading(**sharded)) == []
     _, line = said(found=reading(capabilities=["incoming_cpu", "port_range"], **sharded))
     assert line.startswith("note: port 80 has several listeners")
+
+
+def test_a_thread_of_an_offline_cpu_is_where_it_can_be():
+    slot = {"listener": 1, "cpu": 3, "state": "on", "tid": 7, "runs_on": [0, 1]}
+    assert said(found=reading(slots=[slot], offline=[3])) == [
+        "note: CPU 3 is offline: what would come there goes to the others"]
+    assert said(found=reading(slots=[dict(slot, runs_on=[3])])) == []
 
 
 def test_no_file():

@@ -205,6 +205,7 @@ def test_a_live_service(tmp_path):
         slot, = found["slots"]
         assert (slot["state"], slot["cpu"], slot["pid"], slot["tid"]) == ("on", here, process.pid, process.pid)
         assert slot["listener"] == listener["cookie"] != slot["cookie"] and slot["backlog"] == 16
+        assert slot["runs_on"] == [here] and not stats.strayed(slot) and here not in found["offline"]
         window = stats.delta(before, found)
         assert window[str(here)]["accepts_local"] == 0 and window[str(here)]["accepts_remote"] == 3
     native.wait_for(lambda: not os.path.exists("/proc/%d" % process.pid))

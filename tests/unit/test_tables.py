@@ -33,6 +33,15 @@ def test_a_service():
     assert tables.service_lines("web", reading()) == GOLDEN.splitlines()
 
 
+def test_cpus_that_are_away():
+    found = reading()
+    for slot, runs_on in zip(found["slots"], ([0], [0, 1, 3], []), strict=True):
+        slot["runs_on"] = runs_on
+    lines = tables.service_lines("web", dict(found, offline=[2, 10]))
+    assert [line.rpartition("  ")[2] for line in lines[3:6]] == [
+        "71(on) 81(off, runs on none)", "offline 72(spilling, runs on 0-1,3)", "offline"]
+
+
 def test_a_quiet_service():
     found = dict(reading(), cpus={"0": row()}, slots=[], errors=dict.fromkeys(stats.ERRORS, 0), switch="off",
                  summary=stats.summary({"0": row()}))
