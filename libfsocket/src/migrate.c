@@ -20,6 +20,7 @@
 #define BPF_PROG_LOAD 5
 #define PROG_SK_REUSEPORT 21
 #define SELECT_OR_MIGRATE 40
+#define NO_ATTACH_TYPE 0xffffu
 #define MOV_R0_IMM 0xb7
 #define EXIT 0x95
 #define PASS 1
@@ -61,7 +62,9 @@ void migrate_init(void)
 	by_sysctl = file && fgetc(file) == '1';
 	if (file)
 		fclose(file);
-	note();
+	/* Else it is not known yet; this may be `nginx -s reload`, which is not to speak for the service. */
+	if (by_sysctl)
+		note();
 }
 
 /* 0: no filter of system calls; -1: nobody says so. */
@@ -92,28 +95,41 @@ int unfiltered(void)
 	return (mode < 0 ? filter_at_load : mode) == 0;
 }
 
-void migrate_load(void)
+static int load_pass(uint32_t attach_type)
 {
-	static const struct instruction pass[] = { { MOV_R0_IMM, 0, 0, PASS }, { EXIT, 0, 0, 0 } };
-	int keep = errno, fd = -1;
-
-	if (tried)
-		return;
-	tried = 1;
-	filter_at_load = filter_mode();
 #ifdef SYS_bpf
+	static const struct instruction pass[] = { { MOV_R0_IMM, 0, 0, PASS }, { EXIT, 0, 0, 0 } };
 	struct load load = {
 		.type = PROG_SK_REUSEPORT,
 		.instruction_count = sizeof(pass) / sizeof(*pass),
 		.instructions = (uintptr_t)pass,
 		.license = (uintptr_t)"GPL",
 		.name = "fsocket_migrate",
-		.attach_type = SELECT_OR_MIGRATE,
+		.attach_type = attach_type,
 	};
 
-	if (may_try())
-		fd = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+	return (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof(load));
+#else
+	(void)attach_type;
+	return -1;
 #endif
+}
+
+void migrate_load(void)
+{
+	int keep = errno, fd = -1;
+
+	if (tried)
+		return;
+	tried = 1;
+	filter_at_load = filter_mode();
+	if (may_try()) {
+		/* Before Linux 5.14 the attach type is not looked at: any is taken, and nothing migrates. */
+		fd = load_pass(NO_ATTACH_TYPE);
+		if (fd >= 0)
+			real.close(fd);
+		fd = fd >= 0 ? -1 : load_pass(SELECT_OR_MIGRATE);
+	}
 	if (fd >= 0) {
 		program = fcntl(fd, F_DUPFD_CLOEXEC, FD_FLOOR);
 		real.close(fd);
