@@ -18,10 +18,7 @@
 #include "steer.h"
 #include "thread.h"
 
-/* Within a tick, one accept in so many looks at the length of the queue. */
-#define QUEUE_TURN 64
-
-/* And one in so many at the clock; a thread that sleeps for long looks as it wakes up (wait.c). */
+/* Within a tick, one accept in so many looks at the clock; a thread that sleeps for long looks as it wakes up (wait.c). */
 #define CLOCK_TURN 4
 
 __thread struct quick quick[QUICK_LISTENERS] = { { .fd = -1 } };

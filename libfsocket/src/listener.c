@@ -319,8 +319,19 @@ void listener_programmed(int fd)
 struct listener *listener_next(struct listener *l)
 {
 	for (l = l ? l + 1 : listeners; l < listeners + LISTENERS; l++)
-		if (l->used && !l->sharded)
+		if (l->used)
 			return l;
+	return NULL;
+}
+
+struct listener *listener_beside(const struct listener *l, int from, int *at)
+{
+	for (int i = 0; i < LISTENERS; i++) {
+		struct listener *other = &listeners[*at = (from + i) % LISTENERS];
+
+		if (other != l && other->used && same_address(other, l))
+			return other;
+	}
 	return NULL;
 }
 

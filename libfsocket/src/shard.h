@@ -13,6 +13,11 @@
 
 int shard_epoll(struct listener *l, int epfd, int op, struct epoll_event *event);
 int shard_accept(struct listener *l, struct sockaddr *address, socklen_t *length, int flags);
+/*
+ * Once in a while: a listener whose queue grows too long, or whose owner does not come any more, gives its CPU up until
+ * the owner has caught up; the kernel spreads what comes there, as without us.
+ */
+void shard_look(struct listener *l, struct claim *c, int64_t now, int tick);
 void shard_release(struct listener *l, struct claim *c);
 
 #endif

@@ -158,7 +158,9 @@ extern HIDDEN __thread int slots_watch;
 void claim_release(struct listener *l, struct claim *c);
 /* The claim of this thread on a listener, or NULL. */
 struct claim *my_claim(const struct listener *l);
-/* Listeners of this process with slots, in turn; NULL to begin, NULL at the end. */
+/* The first of the application's other listeners on l's address from an index on, all round; NULL: none. */
+struct listener *listener_beside(const struct listener *l, int from, int *at);
+/* Listeners of this process, in turn; NULL to begin, NULL at the end. */
 struct listener *listener_next(struct listener *l);
 /* A row for a claim on `slot`, filled. NULL: none, counted. Locked. */
 struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int on);

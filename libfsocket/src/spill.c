@@ -11,21 +11,12 @@
 #include "settings.h"
 #include "steer.h"
 
-/* A spilling slot is short again below this part of the threshold. */
-#define SPILL_BACK 4
 /* ms without an accept() while connections wait: the owner is stuck, or as good as that. */
 #define STUCK_MS 250
 /* More than so many wait on average: the worker does not keep up. */
 #define WAITING 8
-/* ms of spilling for uneven load before it is tried without; twice as long each time that fails at once. */
-#define HOLD_MS 2000
-#define HOLD_MOST_MS 16000
 
-struct queue {
-	uint32_t length, backlog, limit;	/* limit 0: never too long */
-};
-
-static int queue_of(int fd, struct queue *q)
+int queue_of(int fd, struct queue *q)
 {
 	struct tcp_info info;
 	socklen_t length = sizeof(info);
@@ -55,11 +46,18 @@ static void hand_over(const struct listener *l, int cpu, struct fsocket_slot *ro
 		ask_help(cpu, row);
 }
 
-/*
- * This CPU gets more than its share, and connections wait, so its worker is the slower one: its queue need not be
- * long for that. Others have time.
- */
-static int uneven(const struct listener *l, struct claim *c, const struct queue *q, int tick)
+void spill_hold(struct claim *c, int64_t now)
+{
+	if (now < c->hold)
+		return;
+	if (now - c->hold > HOLD_MS)
+		c->hold_ms = HOLD_MS;
+	else if (c->hold_ms < HOLD_MOST_MS)
+		c->hold_ms *= 2;
+	c->hold = now + c->hold_ms;
+}
+
+int uneven(const struct listener *l, struct claim *c, const struct queue *q, int tick)
 {
 	unsigned int samples = c->samples + 1, queued = c->queued + q->length;
 	uint64_t all = 0, mine = 0;
@@ -83,17 +81,6 @@ static int uneven(const struct listener *l, struct claim *c, const struct queue 
 	return found;
 }
 
-static void hold(struct claim *c, int64_t now)
-{
-	if (now < c->hold)
-		return;
-	if (now - c->hold > HOLD_MS)
-		c->hold_ms = HOLD_MS;
-	else if (c->hold_ms < HOLD_MOST_MS)
-		c->hold_ms *= 2;
-	c->hold = now + c->hold_ms;
-}
-
 void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 {
 	struct fsocket_slot *row = c->row;
@@ -105,7 +92,7 @@ void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
 	if (uneven(l, c, &q, tick) && q.limit) {
-		hold(c, now);
+		spill_hold(c, now);
 		ask_help(c->cpu, row);
 	}
 	if (q.limit && q.length > q.limit)
@@ -115,8 +102,7 @@ void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 		slot_state_set(row, FSOCKET_SLOT_ON);
 }
 
-/* Has its owner accepted nothing for STUCK_MS, with connections waiting all the time? */
-static int stuck(struct claim *c, uint64_t accepts, const struct queue *q, int64_t now)
+int stuck(struct claim *c, uint64_t accepts, const struct queue *q, int64_t now)
 {
 	if (!q->length || !c->waiting_since || accepts != c->seen_accepts) {
 		c->seen_accepts = accepts;

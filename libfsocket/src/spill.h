@@ -14,6 +14,30 @@
 
 #include "slots.h"
 
+/* A spilling slot is short again below this part of the threshold. */
+#define SPILL_BACK 4
+/* ms of spilling for uneven load before it is tried without; twice as long each time that fails at once. */
+#define HOLD_MS 2000
+#define HOLD_MOST_MS 16000
+/* Within a tick, one accept in so many looks at the length of the queue. */
+#define QUEUE_TURN 64
+
+struct queue {
+	uint32_t length, backlog, limit;	/* limit 0: never too long */
+};
+
+/* The queue of a listening socket; 0: not known. */
+int queue_of(int fd, struct queue *q);
+/*
+ * This CPU gets more than its share, and connections wait, so its worker is the slower one: its queue need not be
+ * long for that. Others have time.
+ */
+int uneven(const struct listener *l, struct claim *c, const struct queue *q, int tick);
+/* Spill for uneven load from now on, for a while. */
+void spill_hold(struct claim *c, int64_t now);
+/* Has the owner of another slot accepted nothing for a while, with connections waiting all the time? */
+int stuck(struct claim *c, uint64_t accepts, const struct queue *q, int64_t now);
+
 /* The owner looks at its slot. */
 void spill_own(struct listener *l, struct claim *c, int64_t now, int tick);
 /* It looks at the slot of another CPU, a different one each time. */

@@ -11,6 +11,7 @@
 #include <signal.h>
 
 #include "real.h"
+#include "shard.h"
 #include "slots.h"
 #include "spill.h"
 #include "steer.h"
@@ -31,7 +32,9 @@ static void look_around(void)
 		if (!c)
 			continue;
 		quick_end(c);
-		if (slots_heed(l, c, now)) {
+		if (l->sharded) {
+			shard_look(l, c, now, 1);
+		} else if (slots_heed(l, c, now)) {
 			spill_own(l, c, now, 1);
 			spill_others(l, c, now);
 			steer_tick(l, now);

@@ -1,12 +1,15 @@
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Listeners of the application's own on one address (nginx `reuseport`, HAProxy `shards`): nothing waits in vain when
-one goes, as in part_loss. The stock servers lose what waits there.
+one goes, as in part_loss, where the stock servers lose what waits there; and uneven load, as in part_load.
 """
+import contextlib
 import socket
+import time
 
 import lab
-from clients import told
+from clients import Clients, Web, stopped, told
+from part_load import no_overflow
 from part_loss import KEEP, kills_compared, none_lost, proxy, reload, reloads, upgrade, web
 
 BUSY_MS = 400
@@ -100,3 +103,43 @@ def fewer_without(haproxy):
 def test_haproxy_leave():
     """HAProxy with `shards`: the library is taken out by a reload to fewer threads"""
     return none_lost(fewer_without, {"library": proxy(bind="shards by-thread")})[0]
+
+
+def servers(word):
+    """(name, environment) of stock and the library."""
+    return ((f"{word}-stock", None), (f"{word}-library", lab.environment(f"{word}-library")))
+
+
+@told
+def test_one_cpu():
+    """nginx with `reuseport`, all connections come to one CPU: the other worker takes a share, no queue overflows"""
+    text = []
+    for name, env in servers("one"):
+        with Web(name, env, listen="reuseport") as nginx, no_overflow():
+            (other,) = [pid for pid, cpu in nginx.workers().items() if cpu != lab.CPUS[0]]
+            with Clients(nginx.port, rate=0, cpus=lab.CPUS[:1], limit=480, count=20000) as load:
+                tally = load.result()
+            text.append(f"{name} {tally}, {tally.by(other)} by the other worker, {tally.opened / tally.seconds:.0f}/s")
+            # Once it has been noticed it is the kernel's hash that chooses.
+            assert not tally.lost and tally.by(other) > tally.opened / 4, text
+    return "; ".join(text)
+
+
+@told
+def test_stuck_worker():
+    """nginx with `reuseport`, the worker of the only CPU that has connections stands still: it gets no more than stock's"""
+    text = []
+    for name, env in servers("stuck"):
+        with Web(name, env, listen="reuseport") as nginx, no_overflow(), contextlib.ExitStack() as stack:
+            (pid,) = [pid for pid, cpu in nginx.workers().items() if cpu == lab.CPUS[0]]
+            load = stack.enter_context(Clients(nginx.port, rate=200, cpus=lab.CPUS[:1]))
+            time.sleep(0.2)
+            with stopped([pid]):
+                time.sleep(1)
+                later = stack.enter_context(Clients(nginx.port, rate=200, cpus=lab.CPUS[:1], count=100))
+                time.sleep(0.8)
+            tallies = [load.end(), later.result()]
+            text.append(f"{name} {tallies[0]}; of the last 100 it got {tallies[1].by(pid)}")
+            # Of 100 by hash, more than 75 come to one of two once in millions of runs.
+            assert not any(t.lost for t in tallies) and tallies[1].by(pid) <= 75, text
+    return "; ".join(text)
