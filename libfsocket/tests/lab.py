@@ -202,7 +202,9 @@ def children(pid):
     """Direct children, also after a thread has made them."""
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        found += map(int, path.read_text().split())
+        # A thread may have ended since.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += map(int, path.read_text().split())
     return found
 
 
