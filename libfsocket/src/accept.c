@@ -10,7 +10,6 @@
 
 #include "fds.h"
 #include "kernel.h"
-#include "migrate.h"
 #include "real.h"
 #include "slots.h"
 #include "shard.h"
@@ -220,11 +219,18 @@ static int accept_off(struct listener *l, struct claim *c, struct sockaddr *addr
 	fd = plain_accept(l->slots[c->cpu], address, length, flags);
 	if (fd >= 0 || !nothing(errno))
 		return fd;
-	if (!is_sole(l->row) && migrate_works())
-		/* The group cannot be told to pass the slot by, so the slot goes, its queue to the others. */
-		claim_release(l, c);
 	errno = EAGAIN;
 	return -1;
+}
+
+static void turn(struct listener *l, struct claim *c, int on)
+{
+	slot_state_set(c->row, on ? FSOCKET_SLOT_ON : FSOCKET_SLOT_OFF);
+	if (!on)
+		spill_end_help(l, c);
+	/* A group that others share cannot be told to pass the slot by: it gets its part by hash, as they do. */
+	if (!is_sole(l->row))
+		steer_prefer(l, c->cpu, on ? c->cpu : -1);
 }
 
 int slots_heed(struct listener *l, struct claim *c, int64_t now)
@@ -232,12 +238,8 @@ int slots_heed(struct listener *l, struct claim *c, int64_t now)
 	int on = switch_at(now) == FSOCKET_SWITCH_ON, keep = errno;
 
 	steer_sync(l, on);
-	if (c && !on) {
-		slot_state_set(c->row, FSOCKET_SLOT_OFF);
-		spill_end_help(l, c);
-	} else if (c && slot_state(c->row) == FSOCKET_SLOT_OFF) {
-		slot_state_set(c->row, FSOCKET_SLOT_ON);
-	}
+	if (c && (slot_state(c->row) != FSOCKET_SLOT_OFF) != on)
+		turn(l, c, on);
 	errno = keep;
 	return on;
 }

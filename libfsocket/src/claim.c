@@ -148,7 +148,8 @@ static void claim(struct listener *l, int epfd, struct epoll_event *event)
 	}
 	if (cpu >= 0) {
 		c = &l->claims[cpu];
-		row = claim_row(l, cpu, l->cookies[cpu], on);
+		/* In a shared group it is the first accept() that turns the slot off. */
+		row = claim_row(l, cpu, l->cookies[cpu], on || !is_sole(l->row));
 	}
 	if (row) {
 		c->row = row;

@@ -239,6 +239,8 @@ static int note(struct listener *l, int sole)
 				 __ATOMIC_RELAXED);
 		/* A thread may still look at the row of who had the struct before: never NULL. */
 		l->row = row;
+		if (!sole && !l->sharded)
+			steer_join(l);
 	}
 	shared_unlock();
 	if (!row)

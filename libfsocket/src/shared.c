@@ -387,6 +387,21 @@ int listener_sole(uint64_t cookie)
 	return sole;
 }
 
+int listener_shared(const struct fsocket_listener *row)
+{
+	int global = 0;
+
+	for (uint32_t i = 0; i < mine.listener_count; i++) {
+		struct fsocket_listener *other = &shared.listeners[i];
+
+		if (!other->sole || other->port != row->port || strncmp(other->address, row->address, sizeof(row->address)))
+			continue;
+		__atomic_store_n(&other->sole, 0, __ATOMIC_RELAXED);
+		global |= __atomic_load_n(&other->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_GLOBAL;
+	}
+	return global;
+}
+
 struct fsocket_slot *slot_row_free(int cpu)
 {
 	FOR_ROWS(row, cpu)

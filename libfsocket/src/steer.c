@@ -122,6 +122,13 @@ void steer_share(const struct listener *l)
 		detach(l->fd);
 }
 
+void steer_join(const struct listener *l)
+{
+	/* Else all went to the first one, also what is for this one. */
+	if (listener_shared(l->row) && migrate_attach(l->fd))
+		detach(l->fd);
+}
+
 void steer_leave(const struct listener *l)
 {
 	if (!is_sole(l->row))

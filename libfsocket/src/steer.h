@@ -31,6 +31,9 @@ void steer_orphan(const struct listener *l, int slot);
  */
 void steer_share(const struct listener *l);
 
+/* l comes to listeners of other processes. The tables are locked. */
+void steer_join(const struct listener *l);
+
 /* The choice is the application's from now on: no program of ours is left. */
 void steer_leave(const struct listener *l);
 

@@ -5,6 +5,7 @@ one goes, as in part_loss, where the stock servers lose what waits there; and un
 """
 import contextlib
 import socket
+import sys
 import time
 
 import lab
@@ -143,3 +144,28 @@ def test_stuck_worker():
             # Of 100 by hash, more than 75 come to one of two once in millions of runs.
             assert not any(t.lost for t in tallies) and tallies[1].by(pid) <= 75, text
     return "; ".join(text)
+
+
+def heard(port, by):
+    """Of 100 connections, from both CPUs in turn: how many process `by` (its CPU) got, and how many were local."""
+    answers = lab.ask("127.0.0.1", port, 100)
+    return sum(int(word) == by for _, word in answers), sum(cpu == int(word) for cpu, word in answers)
+
+
+def test_processes():
+    """processes with a listener each: local; switched off each gets its part, not the first all; on again: local"""
+    port, env, switch = 8195, lab.environment("members"), lab.Switch("members")
+    with contextlib.ExitStack() as stack:
+        for number, cpu in enumerate(lab.CPUS, 1):
+            member = [sys.executable, str(lab.HERE / "member.py"), str(port), str(cpu)]
+            stack.enter_context(lab.Service("members", member, env))
+            # Two sockets each: its own, and the slot of its CPU.
+            lab.wait_for("member", lambda n=number: lab.listens("127.0.0.1", port) == 2 * n)
+        for value, least, local in (("1", 50, 100), ("0", 20, 0), ("1", 50, 100)):
+            switch.set(value)
+            heard(port, 0)  # so that each has seen it
+            time.sleep(0.2)
+            heard(port, 0)
+            got = [heard(port, cpu) for cpu in lab.CPUS]
+            assert all(mine >= least and near >= local for mine, near in got), f"switch {value}: {got}"
+        assert {row["sole"] for row in lab.Stats("members").read()["listeners"]} == {0}
