@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -21,11 +20,6 @@
 struct shared shared;
 
 #define VERSION "0.2.0"
-/* Rows: several listeners, twice over while a reload has both generations alive. */
-#define LISTENER_ROWS 64
-#define SLOT_ROWS_PER_CPU (2 * LISTENER_ROWS)
-/* Turns a waiter gives a live holder of the lock before it goes on without. */
-#define LOCK_TURNS 100000
 /* Our descriptor of the switch keeps out of the application's low numbers. */
 #define SWITCH_FD_FLOOR 200
 
@@ -82,14 +76,10 @@ static size_t layout_size(const struct fsocket_header *h)
 	return h->slot_offset + (size_t)h->slot_count * h->slot_size;
 }
 
-/* Workers without rights can write the memory, so no size is ever read back from it. */
-static struct fsocket_header mine;
-
 static void adopt(void *memory, const struct fsocket_header *h)
 {
 	char *base = memory;
 
-	mine = *h;
 	shared.cpu_count = h->cpu_count;
 	shared.cpus = (struct fsocket_cpu *)(void *)(base + h->cpu_offset);
 	shared.listeners = (struct fsocket_listener *)(void *)(base + h->listener_offset);
@@ -267,201 +257,4 @@ void shared_open(void)
 		memcpy(memory, &want, sizeof(want));
 	}
 	adopt(memory, &want);
-}
-
-/* ---- the tables -------------------------------------------------------- */
-
-int pid_alive(int pid)
-{
-	/* EPERM, or what a security module says instead: it is there. */
-	return pid > 0 && (!kill(pid, 0) || errno != ESRCH);
-}
-
-void shared_lock(void)
-{
-	uint32_t me = (uint32_t)getpid();
-
-	for (int turn = 0; turn < LOCK_TURNS; turn++) {
-		uint32_t holder = 0;
-
-		if (__atomic_compare_exchange_n(&shared.header->lock, &holder, me, 0,
-						__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
-			return;
-		if (holder != me && !pid_alive((int)holder))
-			__atomic_compare_exchange_n(&shared.header->lock, &holder, 0, 0,
-						    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-		sched_yield();
-	}
-	/* A holder stopped in a debugger must not stop the site. */
-	COUNT_ERROR(FSOCKET_ERR_TABLE);
-}
-
-void shared_unlock(void)
-{
-	uint32_t me = (uint32_t)getpid();
-
-	__atomic_compare_exchange_n(&shared.header->lock, &me, 0, 0, __ATOMIC_RELEASE,
-				    __ATOMIC_RELAXED);
-}
-
-static int slot_rows(void)
-{
-	return (int)mine.slot_count;
-}
-
-/* Each CPU has rows of its own, so that who looks after a slot need not read all. */
-#define FOR_ROWS(row, cpu) \
-	for (struct fsocket_slot *row = shared.slots + (cpu) * SLOT_ROWS_PER_CPU, *row##_end = row + SLOT_ROWS_PER_CPU; \
-	     row < row##_end; row++)
-
-void slot_row_clear(struct fsocket_slot *row)
-{
-	slot_state_set(row, FSOCKET_SLOT_FREE);
-	row->listener = 0;
-	__atomic_store_n(&row->cookie, 0, __ATOMIC_RELAXED);
-	row->cpu = row->pid = row->tid = row->fd = row->taken = 0;
-	__atomic_store_n(&row->accepts, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&row->queue, 0, __ATOMIC_RELAXED);
-	__atomic_store_n(&row->backlog, 0, __ATOMIC_RELAXED);
-}
-
-/* Owned by a process that runs; a row whose owner died is freed. */
-static int owned(struct fsocket_slot *row)
-{
-	if (slot_state(row) == FSOCKET_SLOT_FREE || slot_state(row) == FSOCKET_SLOT_ORPHAN)
-		return 0;
-	if (pid_alive(row->pid))
-		return 1;
-	slot_row_clear(row);
-	return 0;
-}
-
-/* Nobody can come back to it: not who prepared it, not an owner of its slots. */
-static int abandoned(const struct fsocket_listener *row)
-{
-	if (pid_alive(row->pid))
-		return 0;
-	for (int k = 0; k < slot_rows(); k++)
-		if (shared.slots[k].listener == row->cookie && owned(&shared.slots[k]))
-			return 0;
-	return 1;
-}
-
-struct fsocket_listener *listener_row(uint64_t cookie)
-{
-	struct fsocket_listener *spare = NULL;
-
-	for (uint32_t i = 0; i < mine.listener_count; i++) {
-		struct fsocket_listener *row = &shared.listeners[i];
-
-		if (row->cookie == cookie) {
-			/* Handed over: it must not count as abandoned until its slots have owners. */
-			if (!pid_alive(row->pid))
-				row->pid = getpid();
-			return row;
-		}
-		if (!spare && (!row->cookie || abandoned(row)))
-			spare = row;
-	}
-	if (!spare)
-		return NULL;
-	/* The orphans of a listener that is gone are gone with it. */
-	for (int k = 0; spare->cookie && k < slot_rows(); k++)
-		if (shared.slots[k].listener == spare->cookie)
-			slot_row_clear(&shared.slots[k]);
-	memset(spare, 0, sizeof(*spare));
-	spare->cookie = cookie;
-	spare->pid = getpid();
-	return spare;
-}
-
-int listener_sole(uint64_t cookie)
-{
-	int sole = 0;
-
-	shared_lock();
-	for (uint32_t i = 0; i < mine.listener_count; i++)
-		if (shared.listeners[i].cookie == cookie)
-			sole = shared.listeners[i].sole;
-	shared_unlock();
-	return sole;
-}
-
-int listener_shared(const struct fsocket_listener *row)
-{
-	int global = 0;
-
-	for (uint32_t i = 0; i < mine.listener_count; i++) {
-		struct fsocket_listener *other = &shared.listeners[i];
-
-		if (!other->sole || other->port != row->port || strncmp(other->address, row->address, sizeof(row->address)))
-			continue;
-		__atomic_store_n(&other->sole, 0, __ATOMIC_RELAXED);
-		global |= __atomic_load_n(&other->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_GLOBAL;
-	}
-	return global;
-}
-
-struct fsocket_slot *slot_row_free(int cpu)
-{
-	FOR_ROWS(row, cpu)
-		if (slot_state(row) == FSOCKET_SLOT_FREE || (slot_state(row) != FSOCKET_SLOT_ORPHAN && !owned(row)))
-			return row;
-	return NULL;
-}
-
-struct fsocket_slot *slot_served(uint64_t slot_cookie, int cpu, uint64_t *accepts)
-{
-	struct fsocket_slot *found = NULL;
-
-	*accepts = 0;
-	FOR_ROWS(row, cpu) {
-		uint32_t state = slot_state(row);
-
-		if ((state != FSOCKET_SLOT_ON && state != FSOCKET_SLOT_SPILLING && state != FSOCKET_SLOT_ORPHAN) ||
-		    __atomic_load_n(&row->cookie, __ATOMIC_RELAXED) != slot_cookie)
-			continue;
-		found = row;
-		*accepts += __atomic_load_n(&row->accepts, __ATOMIC_RELAXED);
-	}
-	return found;
-}
-
-struct fsocket_slot *slot_predecessor(uint64_t listener_cookie, int cpu)
-{
-	int me = getpid();
-
-	FOR_ROWS(row, cpu)
-		if (row->listener == listener_cookie && row->pid != me && owned(row))
-			return row;
-	return NULL;
-}
-
-int slot_owners(uint64_t slot_cookie)
-{
-	int owners = 0;
-
-	/* Of all CPUs: a listener of the application's own may have changed hands. */
-	for (int k = 0; k < slot_rows(); k++)
-		if (shared.slots[k].cookie == slot_cookie)
-			owners += owned(&shared.slots[k]);
-	return owners;
-}
-
-struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu)
-{
-	FOR_ROWS(row, cpu)
-		if (slot_state(row) == FSOCKET_SLOT_ORPHAN && row->listener == listener_cookie)
-			return row;
-	return NULL;
-}
-
-int cpu_owners(uint64_t listener_cookie, int cpu)
-{
-	int owners = 0;
-
-	FOR_ROWS(row, cpu)
-		if (row->listener == listener_cookie)
-			owners += owned(row);
-	return owners;
 }

@@ -14,6 +14,13 @@
 #include "fsocket_abi.h"
 #include "symbols.h"
 
+/*
+ * Rows: several listeners, twice over while a reload has both generations alive. Constant, as is the count of CPUs below:
+ * workers without rights can write the memory, so no size is ever read back from it.
+ */
+#define LISTENER_ROWS 64
+#define SLOT_ROWS_PER_CPU (2 * LISTENER_ROWS)
+
 struct shared {
 	struct fsocket_header *header;	/* NULL: the library stays out of the way */
 	uint32_t cpu_count;

@@ -8,7 +8,7 @@
 #include <unistd.h>
 
 #define NOT_ASKED (-2)
-#define ASK_AGAIN_MS 1000
+#define ASK_AGAIN_MS 250
 
 static __thread int my_cpu = NOT_ASKED;
 static __thread int home = -1;	/* its only CPU when that was asked for a slot */

@@ -10,7 +10,7 @@
 /* The calling thread's only CPU, or -1 when it may run on several. Asked of the kernel once. */
 int thread_cpu(void);
 /*
- * The CPU to book to: the thread's only one, asked again every second as an operator or a
+ * The CPU to book to: the thread's only one, asked again every 250 ms as an operator or a
  * cpuset may have moved it; else the one it runs on now. now: coarse_ms(). A thread that had
  * lost its CPU and may run there again is pinned to it.
  */
