@@ -15,8 +15,8 @@ HOST = "127.0.0.1"
 CALL_LIMIT = 60  # instructions in libfsocket.so per call that is not ours
 REQUEST_LIMIT = 1.01
 ROUNDS = 100
-# A tick may ask the kernel so many things; it comes every 100 ms of a clock that is a hundred times slower here.
-TICK_S, TICK_CALLS = 10, 30
+# A tick may ask the kernel so many things; it comes every 100 ms of a clock that is a thousand times slower here.
+TICK_S, TICK_CALLS = 100, 30
 QUEUE_TURN = 64  # accept.c: one accept in so many looks at the length of its queue
 
 

@@ -169,7 +169,7 @@ def moved(nginx, move, back=None):
         assert not (tally := load.end()).lost, tally
     cpus_of = {pid: os.sched_getaffinity(pid) for pid in workers}
     before = accepts(nginx)
-    with Clients(nginx.port, count=300) as load:
+    with Clients(nginx.port, count=900) as load:
         tally = load.result()
     assert not tally.lost, tally
     grown = [now - then for now, then in zip(accepts(nginx), before, strict=True)]

@@ -1,7 +1,7 @@
 /* SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors */
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * slowclock.so, preloaded behind the library: the clocks of its ticks and of the program's seconds go a hundred
+ * slowclock.so, preloaded behind the library: the clocks of its ticks and of the program's seconds go a thousand
  * times slower. Under callgrind and strace a program is as much slower than it is: a tick would come with every few
  * connections, and a second, for which nginx writes its dates anew, with every few hundred.
  */
@@ -12,7 +12,7 @@
 #include <sys/time.h>
 #include <time.h>
 
-#define SLOWER 100
+#define SLOWER 1000
 #define SECOND 1000000000LL
 
 static int (*real)(clockid_t clock, struct timespec *now);
