@@ -118,7 +118,7 @@ int choose_attach(const struct listener *l)
 	static struct sock_fprog program = { 0, code };
 	struct order *o = order_mine(l);
 	uint32_t otherwise = has_orphans(l->row) ? 0 : BY_HASH;
-	int slots = __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_SLOTS;
+	int slots = is_sole(l->row) && __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_SLOTS;
 	int64_t now = coarse_ms();
 
 	if (slots && now < o->due)

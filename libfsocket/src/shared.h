@@ -84,7 +84,7 @@ static inline void slot_state_set(struct fsocket_slot *row, enum fsocket_state s
 struct fsocket_listener *listener_row(uint64_t cookie);
 /* Was it the first of its group? What its row says; 0 when it has none. */
 int listener_sole(uint64_t cookie);
-/* Another process listens there as well: no mode is anybody's to set any more. Returns if one was GLOBAL. Locked. */
+/* Another process listens there as well: no mode is anybody's to set any more. Was one, until now? Locked. */
 int listener_shared(const struct fsocket_listener *row);
 /* Row of a slot of the CPU: the owner's own or (pid 0) the orphan's; NULL: none. Locked. */
 struct fsocket_slot *slot_row_free(int cpu);

@@ -124,7 +124,7 @@ void steer_share(const struct listener *l)
 
 void steer_join(const struct listener *l)
 {
-	/* Else all went to the first one, also what is for this one. */
+	/* A program of ours that chooses knows nothing of this one. */
 	if (listener_shared(l->row) && migrate_attach(l->fd))
 		detach(l->fd);
 }

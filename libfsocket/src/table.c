@@ -131,7 +131,7 @@ int listener_sole(uint64_t cookie)
 
 int listener_shared(const struct fsocket_listener *row)
 {
-	int global = 0;
+	int found = 0;
 
 	for (int i = 0; i < LISTENER_ROWS; i++) {
 		struct fsocket_listener *other = &shared.listeners[i];
@@ -139,9 +139,9 @@ int listener_shared(const struct fsocket_listener *row)
 		if (!other->sole || other->port != row->port || strncmp(other->address, row->address, sizeof(row->address)))
 			continue;
 		__atomic_store_n(&other->sole, 0, __ATOMIC_RELAXED);
-		global |= __atomic_load_n(&other->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_GLOBAL;
+		found = 1;
 	}
-	return global;
+	return found;
 }
 
 struct fsocket_slot *slot_row_free(int cpu)
