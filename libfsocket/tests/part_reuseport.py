@@ -121,8 +121,8 @@ def test_one_cpu():
             with Clients(nginx.port, rate=0, cpus=lab.CPUS[:1], limit=480, count=20000) as load:
                 tally = load.result()
             text.append(f"{name} {tally}, {tally.by(other)} by the other worker, {tally.opened / tally.seconds:.0f}/s")
-            # Once it has been noticed it is the kernel's hash that chooses.
-            assert not tally.lost and tally.by(other) > tally.opened / 4, text
+            # From when it has been noticed the kernel's hash chooses; without that it has none.
+            assert not tally.lost and tally.by(other) > tally.opened / 10, text
     return "; ".join(text)
 
 
