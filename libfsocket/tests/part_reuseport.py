@@ -128,7 +128,7 @@ def test_one_cpu():
 
 @told
 def test_stuck_worker():
-    """nginx with `reuseport`, the worker of the only CPU that has connections stands still: it gets no more than stock's"""
+    """nginx with `reuseport`, the worker of the only CPU with clients stands still: it gets no more than in stock"""
     text = []
     for name, env in servers("stuck"):
         with Web(name, env, listen="reuseport") as nginx, no_overflow(), contextlib.ExitStack() as stack:
