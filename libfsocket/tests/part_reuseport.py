@@ -49,7 +49,7 @@ def test_nginx_upgrade():
     variants = {"stock": web("reuseport", library=False, daemon=True),
                 "library, env LD_PRELOAD": web("reuseport", main=KEEP, daemon=True),
                 "library until the upgrade": web("reuseport", daemon=True)}
-    return " and ".join(none_lost(upgrade, variants, migrate)[0] for migrate in (0, 1))
+    return " and ".join(none_lost(upgrade, variants, migrate, ["stock"])[0] for migrate in (0, 1))
 
 
 @told
