@@ -27,7 +27,7 @@ static int detach(int fd)
 
 /*
  * SLOTS: no program that chooses, SO_INCOMING_CPU decides (net/core/sock_reuseport.c:
- * reuseport_select_sock_by_hash). GLOBAL: a program that always answers 0, the
+ * reuseport_select_sock_by_hash), or where it does not, the program of choose.h. GLOBAL: a program that always answers 0, the
  * index of the group's first member: the application's own listener, as it
  * listened first. The slots stay open for the handshakes under way.
  */
