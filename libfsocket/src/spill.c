@@ -186,9 +186,11 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 	}
 	c->counted += state != FSOCKET_SLOT_ORPHAN;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
-	/* An orphan's queue is not seen to while there is something else to accept. */
+	/* Who always finds something to accept, as nginx's only worker, never comes to look into an orphan. */
 	if (state == FSOCKET_SLOT_ORPHAN && !q.length)
 		spill_end_help(l, c);
+	if (!settings.spill && state != FSOCKET_SLOT_ORPHAN)
+		return;
 	if (!stuck(c, accepts, &q, now) && !(q.limit && q.length > q.limit) && !(q.length && state != FSOCKET_SLOT_ON))
 		return;
 	if (state == FSOCKET_SLOT_ON)

@@ -147,7 +147,7 @@ void steer_end(const struct listener *l, int slot)
 	shutdown(l->slots[slot], SHUT_RD);
 	if (by_program)
 		choose_remove(l, slot);
-	/* Who closed no slot has no handshakes in it: GLOBAL is back at once. */
+	/* In GLOBAL no handshake is under way to a slot. */
 	if (by_program && !global && moves)
 		choose_wait(l);
 	if (global ? mode_set(l, FSOCKET_MODE_GLOBAL) : by_program && choose_attach(l))

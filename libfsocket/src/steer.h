@@ -10,8 +10,8 @@
 #include "slots.h"
 
 /*
- * Make the group choose by SO_INCOMING_CPU (on, and no slot is without owner), or give all to the
- * application's own listener. Nothing to do but a comparison when it does so already.
+ * Make the group choose the slot of the CPU (on, and no slot is without owner, which only a program can pass
+ * by), or give all to the application's own listener. Nothing to do but a comparison when it does so already.
  */
 void steer_sync(const struct listener *l, int on);
 /* The same for who has the lock of the tables. */

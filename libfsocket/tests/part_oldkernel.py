@@ -2,27 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A kernel whose groups do not choose by SO_INCOMING_CPU (oldkernel.c): a program of the library chooses.
 
-The parts nginx-old and haproxy-old are their tests under such a kernel; here are some of load and loss, and what can
-be amiss with the program alone."""
+The parts nginx-old, haproxy-old, load-old and loss-old are those parts under such a kernel; here is what concerns the
+program alone."""
 import contextlib
 import os
 import signal
 import time
 
 import lab
-import part_load
 import part_loss
 from clients import Clients, Web, stopped, told
 from lab import Haproxy, Nginx
-
-# Run here as well.
-test_one_cpu = part_load.test_one_cpu
-test_stuck_worker = part_load.test_stuck_worker
-test_stuck_worker_of_the_only_cpu = part_load.test_stuck_worker_of_the_only_cpu
-test_nginx_reload = part_loss.test_nginx_reload
-test_nginx_killed = part_loss.test_nginx_killed
-test_haproxy_reload = part_loss.test_haproxy_reload
-test_switch = part_loss.test_switch
 
 HOST = "127.0.0.1"
 BY_OPTION, BY_PROGRAM = 1, 16  # FSOCKET_CAP_INCOMING_CPU, FSOCKET_CAP_CBPF
