@@ -17,6 +17,8 @@
 
 /* A group of two that chose by hash would come through the probe once in 2^PROBES: one host of a million. */
 #define PROBES 20
+/* Tries for so many that tell something. */
+#define TRIES (10 * PROBES)
 
 static int detach(int fd)
 {
@@ -210,18 +212,14 @@ static int probe_once(const struct sockaddr_in *a, const int listeners[2], int w
 	return found;
 }
 
-static int probe_all(const struct sockaddr_in *a, int first, int second, int wanted)
+/* From now on the first of the two is to get the connections of this CPU. */
+static int prefer_by_option(const int listeners[2], int cpu)
 {
-	const int listeners[] = { first, second };
-	int works = 1;
-
-	for (int i = 0; i < PROBES && works; i++)
-		works = probe_once(a, listeners, wanted) != 0;
-	return works;
+	return setsockopt(listeners[0], SOL_SOCKET, SO_INCOMING_CPU, &cpu, sizeof(cpu));
 }
 
-/* The group chooses by a program: its second member for this CPU. */
-static int probe_program(const struct sockaddr_in *a, const int listeners[2], int cpu)
+/* The second member of the group is first here. */
+static int prefer_by_program(const int listeners[2], int cpu)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (uint32_t)(SKF_AD_OFF + SKF_AD_CPU)),
@@ -234,23 +232,38 @@ static int probe_program(const struct sockaddr_in *a, const int listeners[2], in
 	memset(&program, 0, sizeof(program));	/* its padding, too */
 	program.len = sizeof(code) / sizeof(*code);
 	program.filter = code;
-	return !real.setsockopt(listeners[0], SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program)) &&
-	       probe_all(a, listeners[1], listeners[0], cpu);
+	return real.setsockopt(listeners[0], SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, &program, sizeof(program));
+}
+
+/* A thread that is not pinned, on a busy machine, moves on all the time: each try is for the CPU of now. */
+static int probe_all(const struct sockaddr_in *a, const int listeners[2], int (*prefer)(const int *, int))
+{
+	int known = 0, found = 1;
+
+	for (int i = 0; i < TRIES && known < PROBES && found; i++) {
+		int cpu = sched_getcpu();
+
+		found = prefer(listeners, cpu) ? 0 : probe_once(a, listeners, cpu);
+		known += found > 0;
+	}
+	return found != 0;
 }
 
 /* FSOCKET_CAP_INCOMING_CPU, FSOCKET_CAP_CBPF or neither. */
 static uint32_t probe(void)
 {
 	struct sockaddr_in a = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
-	int listeners[2] = { -1, -1 }, cpu = sched_getcpu();
+	int listeners[2] = { -1, -1 };
 	uint32_t found = FSOCKET_CAP_INCOMING_CPU;
 
 	listeners[0] = probe_listener(&a);
 	if (listeners[0] >= 0)
 		listeners[1] = probe_listener(&a);
-	if (listeners[1] >= 0 && (setsockopt(listeners[0], SOL_SOCKET, SO_INCOMING_CPU, &cpu, sizeof(cpu)) ||
-				  !probe_all(&a, listeners[0], listeners[1], cpu)))
-		found = probe_program(&a, listeners, cpu) ? FSOCKET_CAP_CBPF : 0;
+	if (listeners[1] >= 0 && !probe_all(&a, listeners, prefer_by_option)) {
+		const int swapped[] = { listeners[1], listeners[0] };
+
+		found = probe_all(&a, swapped, prefer_by_program) ? FSOCKET_CAP_CBPF : 0;
+	}
 	for (int i = 0; i < 2; i++)
 		if (listeners[i] >= 0)
 			real.close(listeners[i]);
