@@ -6,12 +6,14 @@
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "shared.h"
 
-/* Turns a waiter gives a live holder of the lock before it goes on without. */
-#define LOCK_TURNS 100000
+/* Turns that a waiter for the lock gives away, and ms that it then sleeps of before it goes on without. */
+#define LOCK_TURNS 100
+#define LOCK_MS 2000
 
 int pid_alive(int pid)
 {
@@ -19,20 +21,30 @@ int pid_alive(int pid)
 	return pid > 0 && (!kill(pid, 0) || errno != ESRCH);
 }
 
+int shared_trylock(void)
+{
+	uint32_t holder = 0;
+
+	if (__atomic_compare_exchange_n(&shared.header->lock, &holder, (uint32_t)getpid(), 0, __ATOMIC_ACQUIRE,
+					__ATOMIC_RELAXED))
+		return 1;
+	if (!pid_alive((int)holder))
+		__atomic_compare_exchange_n(&shared.header->lock, &holder, 0, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	return 0;
+}
+
 void shared_lock(void)
 {
-	uint32_t me = (uint32_t)getpid();
+	static const struct timespec ms = { 0, 1000000 };
 
-	for (int turn = 0; turn < LOCK_TURNS; turn++) {
-		uint32_t holder = 0;
-
-		if (__atomic_compare_exchange_n(&shared.header->lock, &holder, me, 0,
-						__ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+	for (int turn = 0; turn < LOCK_TURNS + LOCK_MS; turn++) {
+		if (shared_trylock())
 			return;
-		if (holder != me && !pid_alive((int)holder))
-			__atomic_compare_exchange_n(&shared.header->lock, &holder, 0, 0,
-						    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-		sched_yield();
+		/* Who only yields keeps the holder from a CPU where there are few. */
+		if (turn < LOCK_TURNS)
+			sched_yield();
+		else
+			nanosleep(&ms, NULL);
 	}
 	/* A holder stopped in a debugger must not stop the site. */
 	COUNT_ERROR(FSOCKET_ERR_TABLE);
