@@ -28,10 +28,13 @@
 #include <time.h>
 #include <unistd.h>
 
+/* On CPUs that are emulated both are to be more. */
+#ifndef PATIENCE_MS
 #define PATIENCE_MS 5000
+#endif
 #define LIMIT_MAX 4096
 #define SERVERS 256
-/* By the clock: this often it is seen what is due. More on CPUs that are emulated. */
+/* By the clock: this often it is seen what is due. */
 #ifndef STEP_MS
 #define STEP_MS 2
 #endif

@@ -56,7 +56,6 @@ backend nginx
 
 
 def call(*words):
-    sys.stderr.write("%.1f %s\n" % (time.monotonic(), words))
     return subprocess.run(words, check=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True).stdout
 
 
