@@ -201,7 +201,8 @@ void choose_tick(const struct listener *l, int64_t now)
 
 	if (__builtin_expect(!due || now < due, 1))
 		return;
-	shared_lock();
+	if (!shared_trylock())
+		return;
 	if (order_mine(l)->due && choose_attach(l))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 	shared_unlock();
@@ -234,6 +235,12 @@ static void heal(const struct listener *l, const struct claim *c, int from)
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 }
 
+/* Some slot hands its share to the others, by hash: nothing can be told then. */
+static int spills(const struct listener *l)
+{
+	return !has_orphans(l->row) && order_of_cpu(order_of(l), room(), -1);
+}
+
 /* The CPU with a majority, by one pass (Boyer and Moore). Judged are samples from after the last change alone. */
 void choose_sample(const struct listener *l, struct claim *c, int cpu, int64_t now)
 {
@@ -250,9 +257,8 @@ void choose_sample(const struct listener *l, struct claim *c, int cpu, int64_t n
 	if (c->looked < SAMPLES)
 		return;
 	c->looked = 0;
-	if (c->votes >= MAJORITY && c->from == c->cpu)
+	if ((c->votes >= MAJORITY && c->from == c->cpu) || spills(l) || !shared_trylock())
 		return;
-	shared_lock();
 	if (order_mine(l)->changed == changed)
 		heal(l, c, c->votes >= MAJORITY ? c->from : -1);
 	shared_unlock();

@@ -65,6 +65,8 @@ static inline int switch_on(void)
  * the accept or connect path. A holder that died is succeeded.
  */
 void shared_lock(void);
+/* On the accept path nobody waits: 0 when another has it, and the next tick tries again. */
+int shared_trylock(void);
 void shared_unlock(void);
 
 int pid_alive(int pid);

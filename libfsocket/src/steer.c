@@ -56,16 +56,13 @@ static inline void sync_mode(const struct listener *l, int on, int locked)
 	/* SHARDED: an old worker still has a slot from before. */
 	if (__builtin_expect(want == have, 1) || have == FSOCKET_MODE_SHARDED || !is_sole(row))
 		return;
-	/* Whoever changes the word changes the group. */
-	if (!__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_RELAXED,
-					 __ATOMIC_RELAXED))
-		return;
 	locked = locked || !steer_by_program();
-	if (!locked) {
-		shared_lock();
-		want = __atomic_load_n(&row->mode, __ATOMIC_RELAXED);
-	}
-	if (mode_set(l, (enum fsocket_mode)want))
+	if (!locked && !shared_trylock())
+		return;
+	/* Whoever changes the word changes the group. */
+	if (__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_RELAXED,
+					__ATOMIC_RELAXED) &&
+	    mode_set(l, (enum fsocket_mode)want))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 	if (!locked)
 		shared_unlock();
@@ -92,8 +89,8 @@ int steer_prefer(const struct listener *l, int slot, int cpu)
 {
 	int by_program = steer_by_program(), result;
 
-	if (by_program)
-		shared_lock();
+	if (by_program && !shared_trylock())
+		return -1;
 	result = steer_prefer_locked(l, slot, cpu);
 	if (by_program)
 		shared_unlock();
