@@ -10,8 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(TOP / "tests/lab"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lab"))
 from hostlab import cache, guest, image, root, snapshot
 from hostlab.debian import SUITE
 from hostlab.errors import LabError, call

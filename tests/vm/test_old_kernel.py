@@ -24,7 +24,8 @@ def fixture_measured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("old")
     call("make", "-C", TOP / "libfsocket", f"BUILD={folder}/build")
     # CPUs that are emulated have other things to do than to look at the clock, and are slow.
-    call("cc", "-O2", "-DSTEP_MS=20", "-DPATIENCE_MS=20000", TOP / "libfsocket/tests/clients.c", "-o", folder / "clients")
+    call("cc", "-O2", "-DSTEP_MS=20", "-DPATIENCE_MS=20000", "-o", folder / "clients",
+         TOP / "libfsocket/tests/clients.c")
     files = [folder / "build/libfsocket.so", folder / "clients", TOP / "plugins/module_utils", GUEST]
     with old_kernel.machine(folder, CPUS, files) as machine:
         said = machine.run("python3", "-B", f"/root/{GUEST.name}")
