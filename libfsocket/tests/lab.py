@@ -31,6 +31,12 @@ patience = 1  # a slow tool under the program: everything may take so many times
 sanitizer_logs = RUN / "sanitizer"
 
 
+def after_handshakes():
+    """Where a program chooses, it is by hash for 2 s after the end of a slot (src/choose.c: HANDSHAKE_MS)."""
+    if "oldkernel" in preload:
+        time.sleep(2.5)
+
+
 def setup(build_dir, variant):
     """Namespaces are there; fill them. `variant`: plain, asan or old (a kernel whose groups choose by hash)."""
     global build, preload

@@ -74,6 +74,7 @@ def reload_under_load(migrate, off_first=False):
             time.sleep(0.3)
         failed, answers = load.end()
         assert len(answers) > 50, f"{failed} of {len(answers)}"
+        lab.after_handshakes()
         all_local(proxy, web)
         assert not proxy.stats.errors(), proxy.stats.errors()
         return failed

@@ -65,7 +65,8 @@ def reload_under_load(migrate):
             time.sleep(0.1)
         failed, answers = load.end()
         assert not failed and len(answers) > 50, f"{failed} of {len(answers)}"
-        lab.wait_for("the old workers to end", lambda: len(nginx.workers()) == 2)
+        lab.wait_for("the old workers to end", lambda: len(lab.children(nginx.process.pid)) == 2)
+        lab.after_handshakes()
         all_local(nginx)
         no_errors(nginx)
 
