@@ -78,4 +78,4 @@ def test_a_program_chooses(measured, service, when):
 
 def test_ports_are_any(measured):
     row = measured["haproxy"]["library"]["connects"]
-    assert not row["failed"] and row["steered"] == 0 and row["unsteered"] == row["opened"] > 20, row
+    assert not row["failed"] and row["steered"] == 0 and row["unsteered"] == row["opened"] > 0, row
