@@ -15,12 +15,12 @@
 #include "real.h"
 #include "settings.h"
 
-/* A group of two that chose by hash would come through the probe in one of 5,000 cases. */
-#define PROBES 20
+/* A group of two that chose by hash would come through the probe in one of 100 million cases. */
+#define PROBES 40
 /* Tries for so many that tell something. */
 #define TRIES (10 * PROBES)
 /* A thread that moved on with the SYN and back with the ACK has missed for nothing. */
-#define MISSES 2
+#define MISSES 3
 
 static int detach(int fd)
 {
