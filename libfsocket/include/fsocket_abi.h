@@ -84,7 +84,7 @@ struct fsocket_header {
  * call, so it is asked for the first FSOCKET_LOOKS connections of a thread in
  * each tick of FSOCKET_TICK_MS: *_local and *_remote are a sample, the share of
  * one in both is the measured locality. Below FSOCKET_LOOKS connections a tick
- * it is all of them.
+ * it is all of them, but for up to three after a tick with more.
  */
 #define FSOCKET_TICK_MS 100
 #define FSOCKET_LOOKS 4

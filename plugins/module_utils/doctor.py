@@ -129,9 +129,9 @@ def _counted(found):
         if row["mode"] == "sharded" and "migrate" not in found["capabilities"]:
             yield Finding(NOTE, "port %d has several listeners of the service's own (reuseport): what waits is lost "
                                 "when workers become fewer, unless net.ipv4.tcp_migrate_req is on" % row["port"])
-            if {"cbpf", "incoming_cpu"}.intersection(found["capabilities"]) == {"cbpf"}:
-                yield Finding(NOTE, "port %d: this kernel chooses among listeners that are not the library's by hash, "
-                                    "not by CPU; without reuseport they get slots" % row["port"])
+        if row["mode"] == "sharded" and {"cbpf", "incoming_cpu"}.intersection(found["capabilities"]) == {"cbpf"}:
+            yield Finding(NOTE, "port %d: this kernel chooses among listeners that are not the library's by hash, "
+                                "not by CPU; without reuseport they get slots" % row["port"])
     for state, text in (("spilling", "its queue was too long or its thread did not come"),
                         ("orphan", "its thread is gone")):
         cpus = sorted({row["cpu"] for row in found["slots"] if row["state"] == state})

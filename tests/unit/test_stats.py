@@ -4,6 +4,7 @@
 
 import os
 import re
+import signal
 import struct
 import threading
 import time
@@ -192,7 +193,7 @@ def test_a_live_service(tmp_path):
     with native.server(tmp_path, here) as (process, port):
         native.connect(port, here, 5)
         before = stats.read("web", str(tmp_path))
-        time.sleep(0.2)     # a tick: it looks at a few connections again
+        time.sleep(0.6)     # a pause: it looks at a few connections again
         native.connect(port, there, 3)
         found = stats.read("web", str(tmp_path))
         row = found["cpus"][str(here)]
@@ -214,15 +215,17 @@ def test_a_live_service(tmp_path):
 
 
 def test_wait_off(tmp_path):
-    """Traffic makes the owner see the switch; an idle one is waited for no longer than it may take, and that time is
-    not what the others needed."""
+    """Traffic makes the owner see the switch; one that stands still is waited for no longer than it may take, and that
+    time is not what the others needed."""
     folder, cpu = str(tmp_path), native.CPUS[0]
-    with native.server(folder, cpu) as (_, port):
+    with native.server(folder, cpu) as (process, port):
         native.connect(port, cpu)
+        process.send_signal(signal.SIGSTOP)
         switch.write("web", switch.OFF, folder)
         begun = time.monotonic()
         assert stats.wait_off("web", folder, 0.2) == {"seconds": 0, "idle": 1}  # nothing changed all that time
         assert 0.2 <= time.monotonic() - begun < stats.EFFECT_S
+        process.send_signal(signal.SIGCONT)
         traffic = threading.Thread(target=native.connect, args=(port, cpu, 20))
         traffic.start()
         result = stats.wait_off("web", folder)
