@@ -235,6 +235,33 @@ TEST_F(queues, half_open_requests_move)
 	EXPECT_EQ(8, netstat("TCPMigrateReqSuccess"));
 }
 
+/*
+ * The same, but the clients give up: each request leaves the queue of the listener that had it. Stock takes it off the
+ * heir's, whose length falls below 0: that listener passes for full and drops every SYN that comes.
+ */
+TEST_F(queues, half_open_requests_that_are_reset)
+{
+	int i, cpu;
+
+	ASSERT_EQ(0, file_write(MIGRATE, "1"));
+	ASSERT_EQ(0, group_fill(&self->group, cpus(), LARGE));
+	ASSERT_EQ(0, setsockopt(self->group.fd[0], IPPROTO_TCP, TCP_DEFER_ACCEPT, &(int){ PATIENCE }, sizeof(int)));
+	for (i = 0; i < 4 * cpus(); i++) {
+		self->fd[i] = client(&self->group, 0, 0);
+		ASSERT_LE(0, self->fd[i]);
+		self->clients++;
+	}
+	group_close(&self->group, 0);
+	while (self->clients)
+		abort_connection(self->fd[--self->clients]);
+	EXPECT_EQ(4 * cpus(), netstat("EmbryonicRsts"));
+	ASSERT_EQ(0, counters_reset());
+	for (cpu = 1; cpu < cpus(); cpu++)
+		EXPECT_EQ(cpu, choice(&self->group, cpu, 0));
+	EXPECT_EQ(0, total(LOOKUPS_FALLBACK));
+	EXPECT_EQ(0, netstat("ListenDrops"));
+}
+
 /* What tcp_migrate_req = 0 does with a queue is stock: it is reset, and only it. */
 TEST_F(queues, without_migration_only_the_queue_is_reset)
 {

@@ -137,15 +137,18 @@ enum room { ROOM, PAST_SPILL, FULL, NOT_LISTENING };
 
 /* FULL counts connections whose handshake is going on as well: there would be
  * no place for this one after them, and a final ACK that finds none is dropped.
+ * A request can be found, and end, just before it is counted
+ * (inet_csk_reqsk_queue_hash_add): the length is below 0 for a moment.
  */
 static enum room room_of(const struct sock *sk, unsigned int spill)
 {
 	u64 queued = READ_ONCE(sk->sk_ack_backlog);
 	u64 backlog = READ_ONCE(sk->sk_max_ack_backlog);
+	unsigned int handshakes = max(inet_csk_reqsk_queue_len(sk), 0);
 
 	if (READ_ONCE(sk->sk_state) != TCP_LISTEN)
 		return NOT_LISTENING;
-	if (queued + inet_csk_reqsk_queue_len(sk) > backlog)
+	if (queued + handshakes > backlog)
 		return FULL;
 	if (queued && queued * 100 >= backlog * spill)
 		return PAST_SPILL;
