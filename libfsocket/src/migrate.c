@@ -47,6 +47,14 @@ struct load {
 static int program = -1, tried;
 /* net.ipv4.tcp_migrate_req was on at the start. */
 static int by_sysctl;
+/*
+ * A client that resets a half-open connection whose listener was closed is
+ * taken off the count of the heir, which falls below 0 and is compared unsigned:
+ * the heir passes for full (Linux to 6.18 at least, tcp_minisocks.c:
+ * tcp_check_req). With SYN cookies it serves on. Without them it gets no
+ * connection ever again, so by our doing nothing migrates there.
+ */
+static int deafens;
 
 static void note(void)
 {
@@ -56,13 +64,21 @@ static void note(void)
 		__atomic_and_fetch(&shared.header->capabilities, ~FSOCKET_CAP_MIGRATE, __ATOMIC_RELAXED);
 }
 
-void migrate_init(void)
+/* The first character, or EOF. */
+static int sysctl(const char *path)
 {
-	FILE *file = fopen("/proc/sys/net/ipv4/tcp_migrate_req", "re");
+	FILE *file = fopen(path, "re");
+	int first = file ? fgetc(file) : EOF;
 
-	by_sysctl = file && fgetc(file) == '1';
 	if (file)
 		fclose(file);
+	return first;
+}
+
+void migrate_init(void)
+{
+	by_sysctl = sysctl("/proc/sys/net/ipv4/tcp_migrate_req") == '1';
+	deafens = sysctl("/proc/sys/net/ipv4/tcp_syncookies") == '0';
 	/* Else it is not known yet; this may be `nginx -s reload`, which is not to speak for the service. */
 	if (by_sysctl)
 		note();
@@ -127,7 +143,7 @@ void migrate_load(void)
 		return;
 	tried = 1;
 	filter_at_load = filter_mode();
-	if (may_try()) {
+	if (!deafens && may_try()) {
 		/* Before Linux 5.14 the attach type is not looked at: any is taken, and nothing migrates. */
 		fd = load_pass(NO_ATTACH_TYPE);
 		if (fd >= 0)

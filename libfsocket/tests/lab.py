@@ -87,6 +87,17 @@ def environment(name, **settings):
     return {**os.environ, **mine}
 
 
+@contextlib.contextmanager
+def pinned(cpu):
+    """The block runs on this CPU only."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, [cpu])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def sysctl(name, value):
     Path("/proc/sys", *name.split(".")).write_text(str(value))
 

@@ -74,12 +74,8 @@ def test_calls():
 
 def ask(port, count):
     """`count` requests from the first CPU, which is that of the one worker or thread."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, lab.CPUS[:1])
-    try:
+    with lab.pinned(lab.CPUS[0]):
         lab.ask(HOST, port, count)
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 class StaticNginx(Nginx):
