@@ -23,9 +23,9 @@ CAPABILITIES = (
                      "slots, all CPUs share one queue; Linux 6.2 or our kernel does the one, Linux 4.6 the other"),
     ("port_range", "this kernel has no IP_LOCAL_PORT_RANGE: backend connections take any source port; Linux 6.3 or our "
                    "kernel has it"),
-    ("migrate", "what waits in a slot does not move on at its end (tcp_migrate_req is off, Linux before 5.14): who is "
-                "left serves it, and new connections of that CPU, or of all where a group chooses by SO_INCOMING_CPU, "
-                "share one queue until all slots have owners again"),
+    ("migrate", "what waits in a slot does not move on at its end (tcp_migrate_req is off, Linux before 5.14, or "
+                "tcp_syncookies is 0): who is left serves it, and new connections of that CPU, or of all where a group "
+                "chooses by SO_INCOMING_CPU, share one queue until all slots have owners again"),
 )
 ERRORS = {
     "prepare": "slots could not be made %d times; see the journal for the reason (port taken by another owner, limits)",
@@ -73,9 +73,9 @@ def _interpreter(path):
 
 def examine(service):
     """Return the facts of a wrapped service: {name, active, pids: [{pid, mapped, set_id, capabilities, static, path}],
-    stats, error}. `error`: why its statistics cannot be read."""
+    stats, error, deafens}. `error`: why its statistics cannot be read; `deafens`: wrapping.deafens()."""
     name = services.name_of(service)
-    facts = {"name": name, "active": True, "pids": [], "stats": None, "error": None}
+    facts = {"name": name, "active": True, "pids": [], "stats": None, "error": None, "deafens": wrapping.deafens()}
     facts["active"] = systemd.active(systemd.show(services.unit_of(name)))
     for pid in sockets.service_pids(services.unit_of(name)) if facts["active"] else ():
         try:
@@ -159,6 +159,11 @@ def findings(facts):
     found = list(_loaded(facts))
     if facts["error"]:
         found.append(Finding(PROBLEM, facts["error"]))
+    if facts["stats"] and facts["deafens"] and "migrate" in facts["stats"]["capabilities"]:
+        found.append(Finding(PROBLEM, "moves what waits in a closed listener, and net.ipv4.tcp_syncookies is 0: one "
+                                      "client that resets a half-open connection can leave the listener that inherits "
+                                      "it without connections for good. Set it to 1, or restart the service with "
+                                      "net.ipv4.tcp_migrate_req = 0"))
     if facts["stats"]:
         found += list(_counted(facts["stats"])) + list(_placed(facts["stats"]))
     return sorted(found, key=lambda one: one.level != PROBLEM)

@@ -159,6 +159,10 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     changes = hostfile.changes_of(wanted)
     migrate = wrapping.migrate_change(True)
     changes += [migrate] if migrate else []
+    if wrapping.deafens():
+        more.append("net.ipv4.tcp_syncookies is 0: net.ipv4.tcp_migrate_req is left as the host has it, because there a "
+                    "client that resets a half-open connection can leave the listener deaf that inherits it; with "
+                    "tcp_syncookies = 1 queues move with their listener")
     stale = wrapping.read_at_start(service) & {row["path"] for row in changes}
     needed = systemd.active(properties) and bool(stale or not running_with(service, properties, path))
     result = {

@@ -11,6 +11,7 @@ from .errors import FleetError
 
 SYSCTL_FILE = "/etc/sysctl.d/60-fastsocket.conf"
 MIGRATE = "/proc/sys/net/ipv4/tcp_migrate_req"
+COOKIES = "/proc/sys/net/ipv4/tcp_syncookies"
 BEFORE = paths.VAR + "/preload.json"
 
 Wrap = collections.namedtuple("Wrap", "service library settings")
@@ -135,9 +136,17 @@ def files(wrap, properties, configuration, cpus, value):
 # ---- the kernel's help: queues that move with their listener ---------------
 
 
+def deafens():
+    """Can a queue that moves leave its heir without connections for good? Where a client resets a half-open connection
+    of a listener that was closed, Linux (6.18 at least, net/ipv4/tcp_minisocks.c: tcp_check_req) makes the heir's
+    request queue shorter than empty, and takes it for full. With SYN cookies such a listener serves on."""
+    return (hostfile.read(COOKIES) or "").strip() == "0"
+
+
 def migrate_change(on):
-    """The change to net.ipv4.tcp_migrate_req, or None. It stays as long as a service is wrapped; the value before
-    comes back with the last one."""
+    """The change to net.ipv4.tcp_migrate_req, or None. It stays as long as a service is wrapped, unless it deafens();
+    the value before comes back with the last one."""
+    on = on and not deafens()
     now = (hostfile.read(MIGRATE) or "").strip()
     if not now:
         return None     # before Linux 5.14: libfsocket does without
@@ -146,6 +155,7 @@ def migrate_change(on):
 
 
 def migrate_apply(change, on):
+    on = on and not deafens()
     if on and change:
         saved = hostfile.read_json(BEFORE, {})
         saved.setdefault(MIGRATE, change["before"])

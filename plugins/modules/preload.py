@@ -18,7 +18,8 @@ description:
     lost connection where it knows how (nginx by an upgrade of its program, HAProxy by a reload). Another service stays
     preloaded and off until it is restarted, and the result says so.
   - As long as a service is wrapped, C(net.ipv4.tcp_migrate_req) is 1, so that the kernel moves the queue of a worker
-    that leaves. The value before comes back with the last service.
+    that leaves. The value before comes back with the last service. Where C(net.ipv4.tcp_syncookies) is 0 it is
+    left alone, because there a reset at the wrong moment would leave the listener deaf that inherits the queue.
 author:
   - The fastsocket.fleet authors (@fastsocket)
 extends_documentation_fragment:

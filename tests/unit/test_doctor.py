@@ -27,7 +27,8 @@ def reading(**other):
 
 
 def said(pids=(WELL,), found=None, **other):
-    facts = {"name": "web", "active": True, "pids": list(pids), "stats": found or reading(), "error": None}
+    facts = {"name": "web", "active": True, "pids": list(pids), "stats": found or reading(), "error": None,
+             "deafens": False}
     return ["%s: %s" % one for one in doctor.findings(dict(facts, **other))]
 
 
@@ -93,6 +94,12 @@ def test_a_thread_of_an_offline_cpu_is_where_it_can_be():
     assert said(found=reading(slots=[slot], offline=[3])) == [
         "note: CPU 3 is offline: what would come there goes to the others"]
     assert said(found=reading(slots=[dict(slot, runs_on=[3])])) == []
+
+
+def test_what_moves_without_cookies():
+    line, = said(deafens=True)
+    assert line.startswith("problem: moves what waits") and "tcp_syncookies is 0" in line
+    assert len(said(found=reading(capabilities=["incoming_cpu", "port_range", "probed"]), deafens=True)) == 1   # a note
 
 
 def test_no_file():

@@ -187,14 +187,21 @@ def test_changes(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["other", "same"] and hostfile.read(other) == "before"
 
 
+@pytest.fixture(name="migrate")
+def fixture_migrate(monkeypatch, tmp_path):
+    """Paths of the sysctls' values, and of what preload keeps of them, in a folder."""
+    names = {"MIGRATE": "value", "COOKIES": "cookies", "BEFORE": "saved", "SYSCTL_FILE": "sysctl.conf"}
+    for name, file in names.items():
+        monkeypatch.setattr(wrapping, name, str(tmp_path / file))
+    (tmp_path / "cookies").write_text("1\n")
+    return [tmp_path / file for file in names.values()]
+
+
 @pytest.mark.parametrize("was", ["0", "1"])
-def test_migrate_comes_and_goes(monkeypatch, tmp_path, was):
+def test_migrate_comes_and_goes(monkeypatch, tmp_path, migrate, was):
     """net.ipv4.tcp_migrate_req ends as it was, whoever turned it on."""
-    value, saved, persistent = tmp_path / "value", tmp_path / "saved", tmp_path / "sysctl.conf"
+    value, dummy, saved, persistent = migrate
     value.write_text(was + "\n")
-    monkeypatch.setattr(wrapping, "MIGRATE", str(value))
-    monkeypatch.setattr(wrapping, "BEFORE", str(saved))
-    monkeypatch.setattr(wrapping, "SYSCTL_FILE", str(persistent))
     change = wrapping.migrate_change(True)
     assert change == (None if was == "1" else {"path": str(value), "before": "0", "after": "1"})
     for _ in range(2):
@@ -204,6 +211,22 @@ def test_migrate_comes_and_goes(monkeypatch, tmp_path, was):
     assert value.read_text().strip() == was and not saved.exists() and not persistent.exists()
     monkeypatch.setattr(wrapping, "MIGRATE", str(tmp_path / "none"))
     assert wrapping.migrate_change(True) is wrapping.migrate_change(False) is None  # before Linux 5.14
+
+
+def test_nothing_migrates_without_cookies(migrate):
+    """Nor does what was switched on before they were turned off."""
+    value, cookies, saved, persistent = migrate
+    value.write_text("0\n")
+    cookies.write_text("0\n")
+    assert wrapping.migrate_change(True) is None
+    wrapping.migrate_apply(None, True)
+    assert value.read_text() == "0\n" and not saved.exists() and not persistent.exists()
+    cookies.write_text("1\n")
+    wrapping.migrate_apply(wrapping.migrate_change(True), True)
+    cookies.write_text("0\n")
+    assert wrapping.migrate_change(True) == {"path": str(value), "before": "1", "after": "0"}
+    wrapping.migrate_apply(wrapping.migrate_change(True), True)
+    assert value.read_text() == "0" and not saved.exists() and not persistent.exists()
 
 
 def test_running_with(monkeypatch, tmp_path):
