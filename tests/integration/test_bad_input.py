@@ -189,8 +189,11 @@ def test_unknown_service_that_crashes_with_the_library_over_and_over(lab, librar
         before = lab.snapshot(LB)
         result = lab.module(LB, "preload", service="looping", library="/opt/libfsocket.so")
         assert differences(before, lab.snapshot(LB)) == {}
-        shown = lab.sh(LB, "sleep 0.5; systemctl show looping -p ActiveState,NRestarts,Environment").split()
-        assert sorted(shown) == ["ActiveState=active", "Environment=", "NRestarts=0"]
+        shown = lab.sh(LB, "systemctl show looping -p ActiveState,Environment").split()
+        assert sorted(shown) == ["ActiveState=active", "Environment="]
+        # Not by NRestarts: systemd goes on counting when it is told to restart what it was about to start itself.
+        left = lab.sh(LB, "sleep 0.5; xargs -0n1 </proc/$(systemctl show looping -P MainPID)/environ")
+        assert left and "LD_PRELOAD" not in left
     finally:
         lab.sh(LB, f"systemctl stop looping; rm {unit}; systemctl daemon-reload")
     assert result["failed"] and "looping.service was put back as it was" in result["msg"], result["msg"]

@@ -303,7 +303,7 @@ def test_library_package(root, library, form):
     for release in "12":
         install(root, library(release)[form])
         targets.append(root.sh(f"readlink {LINK}").strip())
-        assert re.fullmatch(rf"{FOLDER}/package/libfsocket\.so\.0\.1\.0-[0-9a-f]{{12}}", targets[-1])
+        assert re.fullmatch(rf"{FOLDER}/package/libfsocket\.so\.\d+\.\d+\.\d+-[0-9a-f]{{12}}", targets[-1])
         assert root.sh(f"sha256sum {targets[-1]}")[:12] == targets[-1][-12:]
         root.sh(f"mkdir /tmp/{release}; LD_PRELOAD={LINK} FSOCKET_DIR=/tmp/{release} FSOCKET_NAME=x /bin/true")
         root.sh(f"ls /tmp/{release}/x.stats")

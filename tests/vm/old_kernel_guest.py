@@ -134,19 +134,18 @@ def said(*words):
 
 
 def at_rest(name):
-    """Counted when the first connections have come, and no worker is so far behind that its connections are shared: on
-    a busy machine the emulated CPUs stand still for a while."""
-    for _ in range(8):
-        with Clients(SERVICES[name][0]):
+    """Counted when no worker is so far behind that its connections are shared, neither before nor in these seconds: the
+    emulated CPUs of a busy machine stand still for a while."""
+    for _ in range(12):
+        before = stats.read(name)
+        with Clients(SERVICES[name][0]) as clients:
             time.sleep(2)
-        if all(row["state"] == "on" for row in stats.read(name)["slots"]):
+        after = stats.read(name)
+        counted = stats.summary(stats.delta(before, after))
+        served_by = {row["cpu"] for row in before["slots"] if row["state"] == "on"}
+        if served_by == set(CPUS) and not counted["spills"]:
             break
-    before = stats.read(name)
-    with Clients(SERVICES[name][0]) as clients:
-        time.sleep(2)
-    after = stats.read(name)
-    return {**clients.tally(), "local": clients.local(CPU_OF[name]),
-            "counted": stats.summary(stats.delta(before, after))}
+    return {**clients.tally(), "local": clients.local(CPU_OF[name]), "counted": counted}
 
 
 def connects():
