@@ -160,7 +160,7 @@ def present(service, path, wanted_settings, restart, drain_seconds, check_mode):
     migrate = wrapping.migrate_change(True)
     changes += [migrate] if migrate else []
     if wrapping.deafens():
-        more.append("net.ipv4.tcp_syncookies is 0: net.ipv4.tcp_migrate_req is left as the host has it, because there a "
+        more.append("net.ipv4.tcp_syncookies is 0: net.ipv4.tcp_migrate_req is left as the host has it, for there a "
                     "client that resets a half-open connection can leave the listener deaf that inherits it; with "
                     "tcp_syncookies = 1 queues move with their listener")
     stale = wrapping.read_at_start(service) & {row["path"] for row in changes}
