@@ -125,6 +125,15 @@ static int accept_any(struct listener *l, struct claim *c, struct sockaddr *addr
 	return fd;
 }
 
+/* No number that the application gives finds it: ~fd has its place elsewhere. */
+static void quick_off(struct quick *q)
+{
+	int fd = q->fd;
+
+	if (fd >= 0)
+		q->fd = ~fd;
+}
+
 /*
  * Nothing is to be asked until the next tick: the accepts till then may take
  * the short way.
@@ -146,6 +155,11 @@ static void quicken(const struct listener *l, struct claim *c, int64_t now)
 	q->until = until;
 	c->quick = q;
 	q->fd = l->fd;
+	/* Another thread has ended the claim meanwhile: it may have come too early to see this. */
+	if (c->tid != thread_tid()) {
+		c->quick = NULL;
+		quick_off(q);
+	}
 }
 
 void quick_end(struct claim *c)
@@ -153,7 +167,7 @@ void quick_end(struct claim *c)
 	struct quick *q = atomic_exchange(&c->quick, NULL);
 
 	if (q)
-		q->fd = -1;
+		quick_off(q);
 }
 
 /* By its own thread. */
@@ -338,10 +352,12 @@ static int any_accept4(int fd, struct sockaddr *address, socklen_t *length, int 
 	return result;
 }
 
-__attribute__((noinline)) static void quick_look(const struct quick *q)
+__attribute__((noinline)) static void quick_look(struct quick *q)
 {
-	if (!q->turns || coarse_ms() >= q->until)
-		quick_leave(q->claim);
+	if (q->turns && coarse_ms() < q->until)
+		return;
+	quick_leave(q->claim);
+	quick_off(q);
 }
 
 /*

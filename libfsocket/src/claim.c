@@ -204,8 +204,8 @@ void claim_release(struct listener *l, struct claim *c)
 		fd = -1;
 	else if (leaving != l)
 		real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, fd, &unused);
-	quick_end(c);
 	c->tid = 0;
+	quick_end(c);
 	shared_lock();
 	spilling = slot_state(row) == FSOCKET_SLOT_SPILLING;
 	slot_state_set(row, FSOCKET_SLOT_FREE);

@@ -186,14 +186,17 @@ static int make_slots(struct listener *l)
 	return made;
 }
 
-static void release_claims(struct listener *l)
+/* tid 0: of all threads. */
+static void release_claims(struct listener *l, int tid)
 {
 	for (int cpu = 0; cpu < l->cpus; cpu++) {
 		struct claim *c = &l->claims[cpu];
 
-		if (c->tid && l->sharded)
+		if (!c->tid || (tid && c->tid != tid))
+			continue;
+		if (l->sharded)
 			shard_release(l, c);
-		else if (c->tid)
+		else
 			claim_release(l, c);
 	}
 }
@@ -216,7 +219,7 @@ static int sharded(const struct listener *l)
 		found = 1;
 		if (other->sharded)
 			continue;
-		release_claims(other);
+		release_claims(other, 0);
 		other->sharded = 1;
 		drop_slots(other);
 		steer_share(other);
@@ -239,7 +242,7 @@ static int note(struct listener *l, int sole)
 				 __ATOMIC_RELAXED);
 		/* A thread may still look at the row of who had the struct before: never NULL. */
 		l->row = row;
-		if (!sole && !l->sharded)
+		if (!sole && (!l->sharded || steer_by_program()))
 			steer_join(l);
 	}
 	shared_unlock();
@@ -304,15 +307,18 @@ int listeners_programmed;
 void listener_programmed(int fd)
 {
 	struct listener *l = listener_find(fd);
-	int keep = errno;
+	int keep = errno, ours = 0;
 
 	if (socket_is_tcp(fd)) {
 		listeners_programmed = 1;
 		for (int i = 0; l && i < LISTENERS; i++)
 			if (listeners[i].used && same_address(&listeners[i], l))
-				steer_leave(&listeners[i]);
+				ours |= steer_leave(&listeners[i]);
 		if (l)
 			listener_close(l);
+		/* Not before: what waited in the slots has moved by it. */
+		if (ours)
+			steer_detach(fd);
 		fd_set_kind(fd, FD_OTHER, 0);
 	}
 	errno = keep;
@@ -370,7 +376,7 @@ void fd_born_again(int fd, enum fd_kind kind)
 
 void listener_close(struct listener *l)
 {
-	release_claims(l);
+	release_claims(l, 0);
 	fd_set_kind(l->fd, FD_UNKNOWN, 0);
 	forget_copies(l);
 	drop_slots(l);
@@ -393,9 +399,8 @@ void listener_lose_slot(int fd)
 void listeners_release(void)
 {
 	for (int i = 0; i < LISTENERS; i++)
-		for (int cpu = 0; listeners[i].used && cpu < listeners[i].cpus; cpu++)
-			if (listeners[i].claims[cpu].tid == thread_tid())
-				claim_release(&listeners[i], &listeners[i].claims[cpu]);
+		if (listeners[i].used)
+			release_claims(&listeners[i], thread_tid());
 }
 
 void listeners_after_fork(void)

@@ -104,5 +104,7 @@ struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu);
 void slot_row_clear(struct fsocket_slot *row);
 /* Live owners of slots of one listener on one CPU. Locked. */
 int cpu_owners(uint64_t listener_cookie, int cpu);
+/* The same of all CPUs. */
+int listener_owners(uint64_t listener_cookie);
 
 #endif

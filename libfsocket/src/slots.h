@@ -153,6 +153,7 @@ void slots_after_fork(void);
 enum watch {
 	WATCH_SLOTS = 1,	/* it has had a slot */
 	WATCH_LEAVING = 2,	/* `leaving` is set */
+	WATCH_IDLE = 4,		/* nothing came for a while in its last wait */
 };
 extern HIDDEN __thread int slots_watch;
 void claim_release(struct listener *l, struct claim *c);
@@ -170,7 +171,7 @@ struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int o
  * tick. A cache line each, which is also cheap to index.
  */
 struct quick {
-	_Atomic int fd;		/* the listener, -1: none any more */
+	_Atomic int fd;		/* the listener, < 0: none any more */
 	int slot;
 	unsigned int turns;	/* of the claim */
 	int64_t until;		/* ms */

@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include "spill.h"
 
+#include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 
@@ -111,11 +112,23 @@ int stuck(struct claim *c, uint64_t accepts, const struct queue *q, int64_t now)
 	return c->waiting_since && now - c->waiting_since >= STUCK_MS;
 }
 
+/* The epoll may have been closed, and its number be another's, who would not know what our events are. */
+static int still_polled(const struct listener *l, const struct claim *c)
+{
+	struct epoll_event event = { .events = c->events, .data.u64 = c->data };
+
+	if (real.epoll_ctl(c->epfd, EPOLL_CTL_ADD, l->slots[c->cpu], &event))
+		return errno == EEXIST;
+	real.epoll_ctl(c->epfd, EPOLL_CTL_DEL, l->slots[c->cpu], &event);
+	return 0;
+}
+
 static void help(struct listener *l, struct claim *c, int cpu)
 {
 	struct epoll_event event = { .events = c->events, .data.u64 = c->data };
 
-	if (c->helped >= 0 || !event.events || real.epoll_ctl(c->epfd, EPOLL_CTL_ADD, l->slots[cpu], &event))
+	if (c->helped >= 0 || !event.events || !still_polled(l, c) ||
+	    real.epoll_ctl(c->epfd, EPOLL_CTL_ADD, l->slots[cpu], &event))
 		return;
 	c->helped = cpu;
 }

@@ -48,6 +48,24 @@ static int mode_set(const struct listener *l, enum fsocket_mode mode)
 	return migrate_attach(l->fd) ? detach(l->fd) : 0;
 }
 
+/*
+ * The group as the word says. Another process may change both meanwhile, in whatever order: who wrote to the group last
+ * has looked at the word after that, and found what it wrote.
+ */
+static int mode_apply(const struct listener *l)
+{
+	uint32_t mode = __atomic_load_n(&l->row->mode, __ATOMIC_SEQ_CST), was;
+	int result = 0;
+
+	do {
+		was = mode;
+		if (was == FSOCKET_MODE_SLOTS || was == FSOCKET_MODE_GLOBAL)
+			result = mode_set(l, (enum fsocket_mode)was);
+		mode = __atomic_load_n(&l->row->mode, __ATOMIC_SEQ_CST);
+	} while (mode != was);
+	return result;
+}
+
 static inline void sync_mode(const struct listener *l, int on, int locked)
 {
 	struct fsocket_listener *row = l->row;
@@ -58,13 +76,12 @@ static inline void sync_mode(const struct listener *l, int on, int locked)
 	/* SHARDED: an old worker still has a slot from before. */
 	if (__builtin_expect(want == have, 1) || have == FSOCKET_MODE_SHARDED || !is_sole(row))
 		return;
+	/* Else without it, or a process that stands still would keep the others from turning off. */
 	locked = locked || !steer_by_program();
 	if (!locked && !shared_trylock())
 		return;
-	/* Whoever changes the word changes the group. */
-	if (__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_RELAXED,
-					__ATOMIC_RELAXED) &&
-	    mode_set(l, (enum fsocket_mode)want))
+	if (__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED) &&
+	    mode_apply(l))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 	if (!locked)
 		shared_unlock();
@@ -130,12 +147,31 @@ void steer_join(const struct listener *l)
 		detach(l->fd);
 }
 
-void steer_leave(const struct listener *l)
+int steer_leave(const struct listener *l)
 {
 	if (!is_sole(l->row))
-		return;
+		return 0;
 	__atomic_store_n(&l->row->sole, 0, __ATOMIC_RELAXED);
-	detach(l->fd);
+	if (migrate_attach(l->fd))
+		detach(l->fd);
+	return 1;
+}
+
+void steer_detach(int fd)
+{
+	detach(fd);
+}
+
+/* Nobody is left who would turn the switch for the group: who joins it later is to get its share. */
+static int group_leave(const struct listener *l)
+{
+	__atomic_store_n(&l->row->mode, FSOCKET_MODE_UNKNOWN, __ATOMIC_RELAXED);
+	return migrate_attach(l->fd) ? detach(l->fd) : 0;
+}
+
+static int global_again(const struct listener *l)
+{
+	return listener_owners(l->cookie) ? mode_apply(l) : group_leave(l);
 }
 
 void steer_end(const struct listener *l, int slot)
@@ -151,7 +187,7 @@ void steer_end(const struct listener *l, int slot)
 	/* In GLOBAL no handshake is under way to a slot. */
 	if (by_program && !global && moves)
 		choose_wait(l);
-	if (global ? mode_set(l, FSOCKET_MODE_GLOBAL) : by_program && choose_attach(l))
+	if (global ? global_again(l) : by_program && choose_attach(l))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 }
 

@@ -34,8 +34,12 @@ void steer_share(const struct listener *l);
 /* l comes to listeners of other processes. The tables are locked. */
 void steer_join(const struct listener *l);
 
-/* The choice is the application's from now on: no program of ours is left. */
-void steer_leave(const struct listener *l);
+/*
+ * The choice is the application's from now on, of which ours may have a program only until the slots have ended, for
+ * what waits in them; then steer_detach(). 0: there was none of ours.
+ */
+int steer_leave(const struct listener *l);
+void steer_detach(int fd);
 
 /*
  * End the slot of a CPU: out of LISTEN, and the kernel moves the queue and the handshakes to the others

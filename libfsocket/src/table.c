@@ -210,6 +210,16 @@ struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu)
 	return NULL;
 }
 
+int listener_owners(uint64_t listener_cookie)
+{
+	int owners = 0;
+
+	FOR_ALL_ROWS(row)
+		if (row->listener == listener_cookie)
+			owners += owned(row);
+	return owners;
+}
+
 int cpu_owners(uint64_t listener_cookie, int cpu)
 {
 	int owners = 0;

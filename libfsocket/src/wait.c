@@ -54,19 +54,28 @@ static void signals_wait(sigset_t *before)
 	pthread_sigmask(SIG_BLOCK, &set, before);
 }
 
-/* The rest of a wait: nothing came in its first part. mask NULL: of epoll_wait(). */
+/*
+ * A wait in parts; gone: its first one, in which nothing came. mask NULL: of epoll_wait().
+ *
+ * A handler that runs while we look around would end no wait: signals have to come in one, with EINTR. That one which
+ * comes as a part ends comes in the next one, as epoll_pwait() blocks them again. The first part goes without, as two
+ * system calls more for each wait are too dear; but for a thread that was idle, which has the time.
+ */
 __attribute__((noinline))
-static int wait_on(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *mask)
+static int wait_on(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *mask, int gone)
 {
-	int part = IDLE_MS, keep = errno, result;
+	int part, keep = errno, result, looked = 0;
 	sigset_t before;
 
 	real_ready();
-	/* A handler that runs while we look around would end no wait: signals have to come in one, with EINTR. */
 	signals_wait(&before);
 	do {
-		timeout -= timeout < 0 ? 0 : part;
-		look_around();
+		if (gone) {
+			timeout -= timeout < 0 ? 0 : IDLE_MS;
+			look_around();
+			looked = 1;
+		}
+		gone = 1;
 		part = timeout < 0 || timeout > IDLE_MS ? IDLE_MS : timeout;
 		errno = keep;
 		result = real.epoll_pwait(epfd, events, count, part, mask ? mask : &before);
@@ -74,28 +83,29 @@ static int wait_on(int epfd, struct epoll_event *events, int count, int timeout,
 	keep = errno;
 	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	errno = keep;
+	if (looked)
+		slots_watch |= WATCH_IDLE;
+	else if (result > 0)
+		slots_watch &= ~WATCH_IDLE;
 	/* A filter that knows epoll_wait() only. */
 	if (result < 0 && !mask && (errno == ENOSYS || errno == EPERM))
 		return real.epoll_wait(epfd, events, count, timeout);
 	return result;
 }
 
-/* Before a wait: is it one to be cut? timeout < 0: for ever. */
-static int watchful(int timeout)
+__attribute__((noinline))
+static int any_wait(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *mask, int pwait)
 {
+	int cut, result = 0;
+
 	real_ready();
 	if (slots_watch & WATCH_LEAVING)
 		slots_before_wait();
-	return slots_watch && (unsigned int)timeout > IDLE_MS;
-}
-
-__attribute__((noinline))
-static int any_wait(int epfd, struct epoll_event *events, int count, int timeout)
-{
-	int part = watchful(timeout) ? IDLE_MS : timeout;
-	int result = real.epoll_wait(epfd, events, count, part);
-
-	return result || part == timeout ? result : wait_on(epfd, events, count, timeout, NULL);
+	cut = slots_watch && (unsigned int)timeout > IDLE_MS;
+	if (!cut || !(slots_watch & WATCH_IDLE))
+		result = pwait ? real.epoll_pwait(epfd, events, count, cut ? IDLE_MS : timeout, mask) :
+				 real.epoll_wait(epfd, events, count, cut ? IDLE_MS : timeout);
+	return result || !cut ? result : wait_on(epfd, events, count, timeout, mask, !(slots_watch & WATCH_IDLE));
 }
 
 /* volatile: see accept4(). */
@@ -106,17 +116,14 @@ EXPORT int epoll_wait(int epfd, struct epoll_event *events, int count, int timeo
 	int result;
 
 	if (slots_watch != WATCH_SLOTS || (unsigned int)timeout <= IDLE_MS)
-		return any_wait(epfd, events, count, timeout);
+		return any_wait(epfd, events, count, timeout, NULL, 0);
 	result = real.epoll_wait(epfd, events, count, IDLE_MS);
 	return __builtin_expect(result, 1) ? result :
-					     wait_on(kept_epfd, kept_events, kept_count, kept_timeout, NULL);
+					     wait_on(kept_epfd, kept_events, kept_count, kept_timeout, NULL, 1);
 }
 
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int timeout,
 		       const sigset_t *mask)
 {
-	int part = watchful(timeout) ? IDLE_MS : timeout;
-	int result = real.epoll_pwait(epfd, events, count, part, mask);
-
-	return result || part == timeout ? result : wait_on(epfd, events, count, timeout, mask);
+	return any_wait(epfd, events, count, timeout, mask, 1);
 }

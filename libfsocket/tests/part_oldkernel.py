@@ -13,6 +13,7 @@ import lab
 import part_loss
 from clients import Clients, Web, stopped, told
 from lab import Haproxy, Nginx
+from part_reuseport import processes
 
 HOST = "127.0.0.1"
 BY_OPTION, BY_PROGRAM = 1, 16  # FSOCKET_CAP_INCOMING_CPU, FSOCKET_CAP_CBPF
@@ -49,6 +50,11 @@ def test_share():
         assert not nginx.stats.errors(), nginx.stats.errors()
     assert stock < 0.8 and ours >= 0.95, (stock, ours)
     return f"{stock:.1%} and {ours:.1%}"
+
+
+def test_processes():
+    """processes with a listener each, switched on, off and on again: each gets its part, by hash"""
+    processes(8520, (("1", 20, 0), ("0", 20, 0), ("1", 20, 0)), slots=1)
 
 
 def test_neither():

@@ -76,11 +76,14 @@ def fewer_and_more(haproxy):
 
 
 def haproxy_reloads(migrate):
-    stock = "stock"
-    text, tallies = none_lost(fewer_and_more, {
-        stock: proxy(False, "shards by-thread"), "library": proxy(bind="shards by-thread")}, migrate, [stock])
-    assert migrate or tallies[stock].lost, f"the test is too weak: {text}"
-    return text
+    stock, text = "stock", ""
+    # Which thread is busy is HAProxy's choice: one time in 32 it is never the one whose shard is closed.
+    for _ in range(4):
+        text, tallies = none_lost(fewer_and_more, {
+            stock: proxy(False, "shards by-thread"), "library": proxy(bind="shards by-thread")}, migrate, [stock])
+        if migrate or tallies[stock].lost:
+            return text
+    raise AssertionError(f"the test is too weak: {text}")
 
 
 @told
@@ -152,16 +155,16 @@ def heard(port, by):
     return sum(int(word) == by for _, word in answers), sum(cpu == int(word) for cpu, word in answers)
 
 
-def test_processes():
-    """processes with a listener each: local; switched off each gets its part, not the first all; on again: local"""
-    port, env, switch = 8195, lab.environment("members"), lab.Switch("members")
+def processes(port, positions, slots=2):
+    """Two with a listener each. positions: (switch, least of 100 that each is to get, least that are to be local).
+    slots: how many they have together."""
+    env, switch = lab.environment("members"), lab.Switch("members")
     with contextlib.ExitStack() as stack:
         for number, cpu in enumerate(lab.CPUS, 1):
             member = [sys.executable, str(lab.HERE / "member.py"), str(port), str(cpu)]
             stack.enter_context(lab.Service("members", member, env))
-            # Two sockets each: its own, and the slot of its CPU.
-            lab.wait_for("member", lambda n=number: lab.listens("127.0.0.1", port) == 2 * n)
-        for value, least, local in (("1", 50, 100), ("0", 20, 0), ("1", 50, 100)):
+            lab.wait_for("member", lambda n=number: lab.listens("127.0.0.1", port) == n + min(n, slots))
+        for value, least, local in positions:
             switch.set(value)
             heard(port, 0)  # so that each has seen it
             time.sleep(0.2)
@@ -169,3 +172,8 @@ def test_processes():
             got = [heard(port, cpu) for cpu in lab.CPUS]
             assert all(mine >= least and near >= local for mine, near in got), f"switch {value}: {got}"
         assert {row["sole"] for row in lab.Stats("members").read()["listeners"]} == {0}
+
+
+def test_processes():
+    """processes with a listener each: local; switched off each gets its part, not the first all; on again: local"""
+    processes(8195, (("1", 50, 100), ("0", 20, 0), ("1", 50, 100)))

@@ -1,0 +1,160 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""edge.py HABIT PORT: what few servers do, on the first CPUs; an AssertionError when libc would do otherwise."""
+import contextlib
+import ctypes
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+
+CPUS = sorted(os.sched_getaffinity(0))[:2]
+HABIT, PORT = sys.argv[1], int(sys.argv[2])
+# linux/filter.h: BPF_RET | BPF_K; asm-generic/socket.h
+RETURN, SO_ATTACH_REUSEPORT_CBPF = 0x06, 51
+
+
+def pin(cpu):
+    os.sched_setaffinity(0, [cpu])
+
+
+def listening(shared=False, number=None):
+    listener = socket.socket()
+    if number is not None:
+        os.dup2(listener.fileno(), number)
+        listener = socket.socket(fileno=number)
+    for option in (socket.SO_REUSEADDR, *([socket.SO_REUSEPORT] if shared else ())):
+        listener.setsockopt(socket.SOL_SOCKET, option, 1)
+    listener.bind(("127.0.0.1", PORT))
+    listener.listen(100)
+    listener.setblocking(False)
+    return listener
+
+
+def polled(*listeners):
+    events = select.epoll()
+    for listener in listeners:
+        events.register(listener, select.EPOLLIN)
+    return events
+
+
+def clients(count):
+    return [socket.create_connection(("127.0.0.1", PORT)) for _ in range(count)]
+
+
+def accepted(listener):
+    taken = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            taken.append(listener.accept()[0])
+    return taken
+
+
+def minus_one():
+    """A number that is no descriptor, after the short way of a listener with the last place has ended."""
+    pin(CPUS[0])
+    listener = listening(number=15)
+    events = polled(listener)
+    for _ in range(3):
+        waiting = clients(20)
+        assert len(accepted(listener)) == len(waiting)
+    assert not events.poll(0.6)
+    waiting = clients(1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert (libc.accept4(-1, None, None, 0), ctypes.get_errno()) == (-1, errno.EBADF)
+    assert len(accepted(listener)) == len(waiting)
+
+
+def own_program():
+    """A program of its own while connections wait in a slot."""
+    pin(CPUS[0])
+    listener = listening(shared=True)
+    events = polled(listener)
+    waiting = clients(20)
+    code = ctypes.create_string_buffer(struct.pack("HBBI", RETURN, 0, 0, 0))
+    listener.setsockopt(socket.SOL_SOCKET, SO_ATTACH_REUSEPORT_CBPF, struct.pack("HL", 1, ctypes.addressof(code)))
+    assert events.poll(1) and len(accepted(listener)) == len(waiting)
+
+
+def other_epoll():
+    """The number of the epoll that had the listener is another one's, and the other thread does not come."""
+    listener, ready, done = listening(), threading.Event(), threading.Event()
+
+    def idle():
+        pin(CPUS[1])
+        with polled(listener):
+            ready.set()
+            done.wait()
+    thread = threading.Thread(target=idle)
+    thread.start()
+    ready.wait()
+    pin(CPUS[1])
+    waiting = clients(4)
+    pin(CPUS[0])
+    events = polled(listener)
+    number = events.fileno()
+    events.close()
+    events = select.epoll()
+    assert events.fileno() == number
+    found = events.poll(1.5)
+    done.set()
+    thread.join()
+    assert not found and len(waiting) == 4, found
+
+
+def thread_ends():
+    """One of several listeners of an address, when the thread that polled it has gone."""
+    listeners = [listening(shared=True) for _ in range(2)]
+
+    def poll_it():
+        pin(CPUS[0])
+        polled(listeners[1])
+
+    def preferred():
+        return listeners[1].getsockopt(socket.SOL_SOCKET, socket.SO_INCOMING_CPU)
+    before = preferred()
+    thread = threading.Thread(target=poll_it)
+    thread.start()
+    thread.join()
+    # Python does not wait for the end of the thread itself.
+    deadline = time.monotonic() + 5
+    while preferred() != before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert preferred() == before
+
+
+def ticks():
+    """A timer as long as the parts that a wait is cut into, and so little more that one interrupt ends both."""
+    pin(CPUS[0])
+    events, heard = polled(listening()), []
+    signal.signal(signal.SIGALRM, lambda *_: heard.append(time.monotonic()))
+    signal.setitimer(signal.ITIMER_REAL, 0.2502, 0.2502)
+    begin = time.monotonic()
+    while time.monotonic() < begin + 4:
+        events.poll(begin + 4.1 - time.monotonic())
+    # The first one may come as the unprotected part of the first wait ends.
+    assert len(heard) >= 13, [round(at - begin, 2) for at in heard]
+
+
+def serve_until_told():
+    """Answers the CPU, until a line comes; then it closes its listener."""
+    pin(CPUS[0])
+    listener = listening(shared=True)
+    events = polled(listener)
+    events.register(sys.stdin, select.EPOLLIN)
+    while sys.stdin.fileno() not in dict(events.poll()):
+        for client in accepted(listener):
+            with client:
+                client.recv(100)
+                client.sendall(b"0\n")
+    events.unregister(listener)
+    listener.close()
+
+
+globals()[HABIT]()

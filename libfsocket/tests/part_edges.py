@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What few servers do, and a fresh pair of eyes found: edge.py says what."""
+import contextlib
+import os
+import subprocess
+import sys
+import time
+
+import lab
+from clients import told
+
+HERE = lab.HERE
+PORT = 8600
+
+
+def as_without(habit):
+    """The habit's own assertions hold without the library, or it is no test, and with it."""
+    for number, env in enumerate((dict(os.environ), lab.environment(habit))):
+        lab.run(sys.executable, str(HERE / "edge.py"), habit, str(PORT + number), env=env)
+    assert lab.Stats(habit).read()["listeners"], "the library did not take part"
+
+
+def test_minus_one():
+    """accept4(-1) is EBADF, whatever the library has remembered of a listener"""
+    as_without("minus_one")
+
+
+def test_own_program():
+    """a program that the application attaches: what waits in the slots is accepted"""
+    as_without("own_program")
+
+
+def test_other_epoll():
+    """an epoll that has the number of a former one hears nothing of another thread's slot"""
+    as_without("other_epoll")
+
+
+def test_thread_ends():
+    """the listener of a thread that has ended is preferred by no CPU"""
+    as_without("thread_ends")
+
+
+def test_ticks():
+    """a timer that fires as a part of the wait ends: every tick ends the wait"""
+    as_without("ticks")
+
+
+@told
+def test_leaves_group():
+    """switched off it leaves a group that others have joined: they share what comes, as without it"""
+    shares = []
+    for number, env in enumerate((dict(os.environ), lab.environment("leaver"))):
+        port = PORT + 10 + number
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(subprocess.Popen(
+                [sys.executable, str(HERE / "edge.py"), "serve_until_told", str(port)], env=env,
+                stdin=subprocess.PIPE, text=True))
+            lab.wait_for("the first", lambda p=port, n=number: lab.listens("127.0.0.1", p) == 1 + n)
+            if number:
+                lab.ask("127.0.0.1", port, 20)
+                lab.Switch("leaver").set("0")
+                lab.ask("127.0.0.1", port, 20)
+                time.sleep(0.5)
+                assert lab.Stats("leaver").mode(port) == ["GLOBAL"]
+            for cpu in lab.CPUS:
+                member = [sys.executable, str(HERE / "member.py"), str(port), str(cpu)]
+                stack.enter_context(lab.Service(f"other{cpu}", member))
+            lab.wait_for("the others", lambda p=port, n=number: lab.listens("127.0.0.1", p) == 3 + n)
+            first.communicate("end\n", timeout=lab.PATIENCE_S)
+            answers = [int(word) for _, word in lab.ask("127.0.0.1", port, 100)]
+            shares.append([answers.count(cpu) for cpu in lab.CPUS])
+            assert first.returncode == 0 and min(shares[-1]) >= 20, shares
+    return f"stock {shares[0]}, library {shares[1]}"
