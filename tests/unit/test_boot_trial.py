@@ -141,7 +141,7 @@ def test_committed_without_a_trial(root):
 
 
 @pytest.mark.parametrize(("play", "reason"), [
-    ((), "never came to a writable root file system: it panicked"),
+    ((), "never came to a writable root file system: it panicked .*, or needs more than the 300 s it had"),
     (("trial",), "was rebooted, crashed or lost power before the commit"),
     (("trial", "fired"), "nobody committed it within 300 s"),
 ])
@@ -150,7 +150,7 @@ def test_fell_back(root, armed, play, reason):
         record(root, 1, what, NEW)
     boots_stock(root)
     one = shown(root)
-    assert one["state"] == "fell_back" and reason in one["reason"]
+    assert one["state"] == "fell_back" and re.search(reason, one["reason"])
     assert [boot["trial"] for boot in one["boots"]] == ([True, False] if play else [False])
     with pytest.raises(FleetError, match=f"{NEW} is not committed: {STOCK} runs .*{reason}"):
         trial.settle("committed", NEW, root=root)

@@ -83,7 +83,8 @@ def fixture_second(machines, kernel, play, first):
         SECOND["good"]: {"kernel_features": ["local_listen"]},
         SECOND["early"]: {"kernel_stable_seconds": 90},
         SECOND["soft"]: {"kernel_arguments": SOFT[0]}})
-    alone = play("alone", {SECOND["alone"]: {}}, kernel_trial_seconds=60)
+    # So long that the emulated kernel gets to its disk in it, and leaves its own trace, on a machine that is busy.
+    alone = play("alone", {SECOND["alone"]: {}}, kernel_trial_seconds=240)
     alone.shows("kernel : Look at the host]")
     alone.kill()
     trial = machines.until(SECOND["early"], ON_TRIAL, lambda said: said == f"1\n{kernel.version}")
