@@ -83,45 +83,101 @@ static int accept_blocking(const struct listener *l, int slot, struct sockaddr *
 	return plain_accept(*source == FROM_SLOT ? slot : both[1].fd, address, length, flags);
 }
 
-/* What is asked first, and then the others. refused: errno of the slot, which was asked a moment ago, or 0. */
-static int accept_any(struct listener *l, struct claim *c, struct sockaddr *address,
+/* A slot that does not listen has nothing. */
+static int slot_errno(int error)
+{
+	if (!nothing(error) || error == EAGAIN)
+		return error;
+	COUNT_ERROR(FSOCKET_ERR_ACCEPT);
+	return EAGAIN;
+}
+
+static int accept_slot(int slot, struct sockaddr *address, socklen_t *length, int flags)
+{
+	int fd = plain_accept(slot, address, length, flags);
+
+	if (fd < 0)
+		errno = slot_errno(errno);
+	return fd;
+}
+
+/* refused: errno of the slot, which was asked a moment ago, or 0. */
+static int accept_own(const struct listener *l, const struct claim *c, struct sockaddr *address,
 		      socklen_t *length, int flags, int refused, enum source *source)
 {
-	int slot = l->slots[c->cpu], global_first = c->global_turn == 1, fd = -1;
+	int slot = l->slots[c->cpu], fd = -1;
 
-	if (refused && !global_first)
-		errno = refused;
+	if (c->global_turn == 1) {
+		*source = FROM_GLOBAL;
+		fd = plain_accept(l->fd, address, length, flags);
+		if (fd >= 0 || !nothing(errno))
+			return fd;
+		*source = FROM_SLOT;
+		return accept_slot(slot, address, length, flags);
+	}
+	*source = FROM_SLOT;
+	if (refused)
+		errno = slot_errno(refused);
 	else
-		fd = plain_accept(global_first ? l->fd : slot, address, length, flags);
-	*source = global_first ? FROM_GLOBAL : FROM_SLOT;
-	if (fd < 0 && !global_first && nothing(errno) && errno != EAGAIN)
-		COUNT_ERROR(FSOCKET_ERR_ACCEPT);
+		fd = accept_slot(slot, address, length, flags);
 	/*
 	 * Who accepts until nothing is left has had what was in the slot. The global listener
 	 * has an event of its own, which comes again if it is not the edge-triggered kind.
 	 */
-	if (fd < 0 && !global_first && errno == EAGAIN && c->yielded && !(c->events & EPOLLET)) {
-		c->yielded = 0;
-		return -1;
+	if (fd >= 0 || errno != EAGAIN || (c->yielded && !(c->events & EPOLLET)))
+		return fd;
+	*source = FROM_GLOBAL;
+	return plain_accept(l->fd, address, length, flags);
+}
+
+/*
+ * Who helps is woken by three queues, not told by which, and often after another has taken what came. One look into all
+ * of them is cheaper than an accept() in vain, which makes a file and throws it away (net/socket.c: do_accept).
+ */
+static int accept_helping(const struct listener *l, const struct claim *c, struct sockaddr *address,
+			  socklen_t *length, int flags, enum source *source)
+{
+	int helped = c->helped;
+	const enum source order[2][3] = {
+		{ FROM_SLOT, FROM_GLOBAL, FROM_OTHER },
+		{ FROM_GLOBAL, FROM_SLOT, FROM_OTHER },
+	};
+	struct pollfd queues[] = {
+		[FROM_SLOT] = { .fd = l->slots[c->cpu], .events = POLLIN },
+		[FROM_GLOBAL] = { .fd = l->fd, .events = POLLIN },
+		[FROM_OTHER] = { .fd = helped < 0 ? -1 : l->slots[helped], .events = POLLIN },
+	};
+	/* Where a filter forbids it, each is asked. */
+	int known = poll(queues, 3, 0) >= 0, fd = -1;
+
+	errno = EAGAIN;
+	for (int i = 0; i < 3 && fd < 0 && nothing(errno); i++) {
+		const struct pollfd *q = &queues[*source = order[c->global_turn == 1][i]];
+
+		if (known && !q->revents)
+			continue;
+		fd = *source == FROM_GLOBAL ? plain_accept(q->fd, address, length, flags) :
+					      accept_slot(q->fd, address, length, flags);
 	}
-	if (fd < 0 && nothing(errno)) {
-		*source = global_first ? FROM_SLOT : FROM_GLOBAL;
-		fd = plain_accept(global_first ? slot : l->fd, address, length, flags);
-	}
+	return fd;
+}
+
+/* What is asked first, and then the others. */
+static int accept_any(struct listener *l, struct claim *c, struct sockaddr *address,
+		      socklen_t *length, int flags, int refused, enum source *source)
+{
+	int fd = c->helped >= 0 ? accept_helping(l, c, address, length, flags, source) :
+				  accept_own(l, c, address, length, flags, refused, source);
+
 	/* While the global listener has something, every second turn is its own. */
 	if (c->global_turn || *source == FROM_GLOBAL)
 		c->global_turn = fd >= 0 && *source == FROM_GLOBAL ? 2 : c->global_turn == 2;
 	if (c->yielded != (fd >= 0 && *source == FROM_SLOT))
 		c->yielded = !c->yielded;
-	if (fd >= 0 || errno != EAGAIN)
-		return fd;
-	*source = FROM_OTHER;
-	if (c->helped >= 0)
-		fd = plain_accept(l->slots[c->helped], address, length, flags);
-	if (fd < 0 && has_orphans(l->row))
+	if (fd < 0 && errno == EAGAIN && has_orphans(l->row)) {
+		*source = FROM_OTHER;
 		fd = accept_orphan(l, address, length, flags);
-	if (fd < 0 && nothing(errno))
-		errno = EAGAIN;
+	}
 	return fd;
 }
 
@@ -145,7 +201,7 @@ static void quicken(const struct listener *l, struct claim *c, int64_t now)
 	int64_t until = c->next_tick < looks.until ? c->next_tick : looks.until;
 
 	until = until < switch_due() ? until : switch_due();
-	if (now >= until || l->blocking || c->global_turn || looks.left || !c->turns ||
+	if (now >= until || l->blocking || c->global_turn || c->helped >= 0 || looks.left || !c->turns ||
 	    (unsigned int)cpu >= shared.cpu_count)
 		return;
 	q->slot = l->slots[c->cpu];

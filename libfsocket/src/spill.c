@@ -31,20 +31,16 @@ int queue_of(int fd, struct queue *q)
 	return 1;
 }
 
-/* Who looks at the slot from now on takes from its queue as well: one queue for all, as without us. */
-static void ask_help(int cpu, struct fsocket_slot *row)
+/*
+ * No socket claims the CPU now: the kernel spreads by hash over all, which also wakes who sleeps. Who looks at the slot
+ * from now on takes from its queue as well.
+ */
+static void hand_over(const struct listener *l, int cpu, struct fsocket_slot *row)
 {
-	if (slot_state(row) == FSOCKET_SLOT_SPILLING)
+	if (steer_prefer(l, cpu, -1) || slot_state(row) == FSOCKET_SLOT_SPILLING)
 		return;
 	slot_state_set(row, FSOCKET_SLOT_SPILLING);
 	COUNT(cpu, spills);
-}
-
-static void hand_over(const struct listener *l, int cpu, struct fsocket_slot *row)
-{
-	/* No socket claims the CPU now: the kernel spreads by hash over all. */
-	if (!steer_prefer(l, cpu, -1))
-		ask_help(cpu, row);
 }
 
 void spill_hold(struct claim *c, int64_t now)
@@ -85,21 +81,21 @@ int uneven(const struct listener *l, struct claim *c, const struct queue *q, int
 void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 {
 	struct fsocket_slot *row = c->row;
-	uint32_t state = slot_state(row);
 	struct queue q;
+	int found;
 
 	if (!queue_of(l->slots[c->cpu], &q))
 		return;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
-	if (uneven(l, c, &q, tick) && q.limit) {
+	found = uneven(l, c, &q, tick) && q.limit;
+	if (found)
 		spill_hold(c, now);
-		ask_help(c->cpu, row);
-	}
-	if (q.limit && q.length > q.limit)
+	if (found || (q.limit && q.length > q.limit))
 		hand_over(l, c->cpu, row);
-	else if (state == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK && now >= c->hold &&
-		 !steer_prefer(l, c->cpu, c->cpu))
+	/* Who helps is there since the last tick: that may do, and the CPU is its own again; else it is found uneven again. */
+	else if (slot_state(row) == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK && (tick || now >= c->hold) &&
+		 !steer_prefer(l, c->cpu, c->cpu) && now >= c->hold)
 		slot_state_set(row, FSOCKET_SLOT_ON);
 }
 

@@ -1,10 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Small programs: the calls behave as libc's, and unusual servers keep working."""
+import ctypes
 import difflib
+import errno
 import os
+import platform
 import shutil
 import socket
+import struct
 import subprocess
 import time
 
@@ -147,11 +151,24 @@ def test_accept_mutex():
     lab.sysctl("net.ipv4.tcp_migrate_req", 0)
 
 
-def burst(service, **settings):
-    """400 connections from CPU 0, faster than its slow worker is; returns (of the slow, of the fast one, Stats)."""
+def forbid_poll():
+    """This process and what it becomes get EPERM from poll(2); prctl(2), seccomp(2)."""
+    number = 7 if platform.machine() == "x86_64" else 73    # of ppoll, which poll() is elsewhere
+    code = b"".join(struct.pack("HBBI", *words) for words in (
+        (0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x50000 | errno.EPERM), (0x06, 0, 0, 0x7FFF0000)))
+    held = ctypes.create_string_buffer(code)
+    program = ctypes.create_string_buffer(struct.pack("HP", 4, ctypes.addressof(held)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, ctypes.byref(program)):
+        raise OSError(ctypes.get_errno(), "no filter")
+
+
+def burst(service, first=None, **settings):
+    """400 connections from CPU 0, faster than its slow worker is; returns (of the slow, of the fast one, Stats). `first`:
+    what the program's process does before it is the program."""
     env = lab.environment(service, **settings)
     with subprocess.Popen([str(lab.build / "tests/subject"), "slow", "400"], env=env, stdout=subprocess.PIPE,
-                          text=True) as process:
+                          text=True, preexec_fn=first) as process:
         port = int(process.stdout.readline().split()[1])
         lab.wait_for("both slots", lambda: lab.listens("127.0.0.1", port) == 3)
         os.sched_setaffinity(0, [lab.CPUS[0]])
@@ -177,6 +194,13 @@ def test_spill():
     assert stats.total()["spills"] >= 1 and fast > 40, f"slow {slow}, fast {fast}, {stats.total()}"
     slow, fast, stats = burst("spill-never", spill=0)
     assert stats.total()["spills"] == 0 and fast == 0, f"slow {slow}, fast {fast}, {stats.total()}"
+
+
+def test_help_without_poll():
+    """who helps cannot look where something waits, as a filter forbids it: it asks each queue"""
+    lab.sysctl("net.core.somaxconn", 4096)
+    slow, fast, stats = burst("spill-poll", first=forbid_poll, spill=10)
+    assert stats.total()["accepts_helped"] > 10 and fast > 40, f"slow {slow}, fast {fast}, {stats.total()}"
 
 
 def test_leaves():
