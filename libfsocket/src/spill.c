@@ -93,9 +93,8 @@ void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 		spill_hold(c, now);
 	if (found || (q.limit && q.length > q.limit))
 		hand_over(l, c->cpu, row);
-	/* Who helps is there since the last tick: that may do, and the CPU is its own again; else it is found uneven again. */
-	else if (slot_state(row) == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK && (tick || now >= c->hold) &&
-		 !steer_prefer(l, c->cpu, c->cpu) && now >= c->hold)
+	else if (slot_state(row) == FSOCKET_SLOT_SPILLING && q.length <= q.limit / SPILL_BACK && now >= c->hold &&
+		 !steer_prefer(l, c->cpu, c->cpu))
 		slot_state_set(row, FSOCKET_SLOT_ON);
 }
 

@@ -164,8 +164,8 @@ def forbid_poll():
 
 
 def burst(service, first=None, **settings):
-    """400 connections from CPU 0, faster than its slow worker is; returns (of the slow, of the fast one, Stats). `first`:
-    what the program's process does before it is the program."""
+    """400 connections from CPU 0, faster than its slow worker is; returns (of the slow, of the fast one, Stats).
+    `first`: what the program's process does before it is the program."""
     env = lab.environment(service, **settings)
     with subprocess.Popen([str(lab.build / "tests/subject"), "slow", "400"], env=env, stdout=subprocess.PIPE,
                           text=True, preexec_fn=first) as process:

@@ -83,14 +83,16 @@ def _status(found, trial, boots, expired, root):
     return "fell_back"
 
 
+_EARLY = "it panicked or hung early, found no root, stopped in emergency mode, or needs more than the %d s it had"
+
+
 def _reason(found, trial, boots, fired):
     tried, kernel = [boot for boot in boots if boot["trial"]], trial["kernel"]
     if not tried:
         entry = found.entry(kernel)
         why = found.kernel_problems(entry) if entry else [found.no_entry(kernel)]
         return "%s never came to a writable root file system: %s" % (
-            kernel, why[0] if why else "it panicked or hung early, found no root, stopped in emergency mode, or needs more "
-            "than the %d s it had" % trial["seconds"])
+            kernel, why[0] if why else _EARLY % trial["seconds"])
     if tried[-1]["boot_id"] in fired:
         return "%s booted, and nobody committed it within %d s: its deadman rebooted" % (kernel, trial["seconds"])
     return "%s booted, and the host was rebooted, crashed or lost power before the commit" % kernel
