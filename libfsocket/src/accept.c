@@ -84,20 +84,12 @@ static int accept_blocking(const struct listener *l, int slot, struct sockaddr *
 }
 
 /* A slot that does not listen has nothing. */
-static int slot_errno(int error)
-{
-	if (!nothing(error) || error == EAGAIN)
-		return error;
-	COUNT_ERROR(FSOCKET_ERR_ACCEPT);
-	return EAGAIN;
-}
-
 static int accept_slot(int slot, struct sockaddr *address, socklen_t *length, int flags)
 {
 	int fd = plain_accept(slot, address, length, flags);
 
-	if (fd < 0)
-		errno = slot_errno(errno);
+	if (fd < 0 && nothing(errno))
+		errno = EAGAIN;
 	return fd;
 }
 
@@ -117,9 +109,13 @@ static int accept_own(const struct listener *l, const struct claim *c, struct so
 	}
 	*source = FROM_SLOT;
 	if (refused)
-		errno = slot_errno(refused);
+		errno = refused;
 	else
-		fd = accept_slot(slot, address, length, flags);
+		fd = plain_accept(slot, address, length, flags);
+	if (fd < 0 && nothing(errno) && errno != EAGAIN) {
+		COUNT_ERROR(FSOCKET_ERR_ACCEPT);
+		errno = EAGAIN;
+	}
 	/*
 	 * Who accepts until nothing is left has had what was in the slot. The global listener
 	 * has an event of its own, which comes again if it is not the edge-triggered kind.
