@@ -155,7 +155,7 @@ static int is(struct word w, const char *text)
 
 static int read_name(struct rss_nic *nic, struct word w)
 {
-	if (!w.length || w.length >= sizeof(nic->name))
+	if (!w.length || w.length >= sizeof(nic->name) || memchr(w.at, '\0', w.length))
 		return 0;
 	memcpy(nic->name, w.at, w.length);
 	return 1;

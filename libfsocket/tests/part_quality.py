@@ -89,7 +89,7 @@ def test_clang_analyzer():
 
 
 def test_fuzz():
-    """parsers of the environment and of the NICs, the cleaner: twenty thousand mutations each, always the same"""
+    """parsers of the environment and of the NICs, the cleaner: twenty thousand mutations each, from the same start"""
     out = lab.run(lab.HERE / "fuzz", lab.build, lab.RUN / "fuzz", f"-runs={FUZZ_RUNS}", "-seed=1", check=False)
     done = re.findall(rf"^Done {FUZZ_RUNS} runs", out.stdout, re.M)
     fuzzers = list(lab.HERE.glob("fuzz_*.c"))
