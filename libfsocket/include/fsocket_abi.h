@@ -99,7 +99,7 @@ struct fsocket_cpu {
 	uint64_t connects_steered;	/* source port chosen for the CPU: of its block, or by RSS */
 	uint64_t connects_unsteered;	/* any source port, or the application's own */
 	uint64_t spills;		/* times the CPU's slot handed its share to the others */
-	uint64_t accepts_helped;	/* of accepts: from the slot of another CPU, whose owner did not come */
+	uint64_t accepts_helped;	/* of accepts: from the slot of another CPU, which is shared */
 	uint64_t reserved[6];
 };
 

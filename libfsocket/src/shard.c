@@ -6,6 +6,7 @@
 #include <errno.h>
 
 #include "kernel.h"
+#include "queues.h"
 #include "real.h"
 #include "settings.h"
 #include "spill.h"

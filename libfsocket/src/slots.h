@@ -35,7 +35,7 @@ struct claim {
 	_Atomic uint64_t data;
 	struct fsocket_slot *_Atomic row;
 	int cpu;
-	/* Of accept.c and spill.c. */
+	/* Of accept.c, queues.c and spill.c. */
 	_Atomic int64_t next_tick;	/* ms */
 	_Atomic unsigned int turns;	/* accepts until the own queue is looked at */
 	struct quick *_Atomic quick;	/* of its thread, or NULL */
@@ -186,10 +186,5 @@ void quick_end(struct claim *c);
 
 /* What the switch says, to group and claim (NULL: none) as well. */
 int slots_heed(struct listener *l, struct claim *c, int64_t now);
-/* flags -1: accept(), else accept4(). */
-int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int flags);
-/* One accepted connection more. Returns the CPU that it came to, -1 when it was not looked at. */
-enum source { FROM_SLOT, FROM_GLOBAL, FROM_OTHER };
-int count_accept(int fd, enum source source, int64_t now);
 
 #endif

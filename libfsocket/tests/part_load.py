@@ -88,6 +88,18 @@ def test_one_cpu():
     return "; ".join(text)
 
 
+@told
+def test_uneven():
+    """the same with a queue that is never long: the other worker gets connections of its own, by hash"""
+    with Web("uneven", lab.environment("uneven")) as nginx:
+        with Clients(nginx.port, rate=0, cpus=lab.CPUS[:1], limit=64, count=20000) as load:
+            tally = load.result()
+        other = nginx.stats.read()["cpus"][lab.CPUS[1]]
+        own = other["accepts"] - other["accepts_helped"] - other["accepts_global"]
+        assert not tally.lost and own > 100, f"{tally}, {own} came to the other worker: {other}"
+        return f"{tally}, {own} came to the other worker"
+
+
 # ---- a stuck worker
 
 

@@ -132,7 +132,7 @@ def _counted(found):
         if row["mode"] == "sharded" and {"cbpf", "incoming_cpu"}.intersection(found["capabilities"]) == {"cbpf"}:
             yield Finding(NOTE, "port %d: this kernel chooses among listeners that are not the library's by hash, "
                                 "not by CPU; without reuseport they get slots" % row["port"])
-    for state, text in (("spilling", "its queue was too long or its thread did not come"),
+    for state, text in (("spilling", "too long a queue, a thread that did not come, or far more than a CPU's share"),
                         ("orphan", "its thread is gone")):
         cpus = sorted({row["cpu"] for row in found["slots"] if row["state"] == state})
         if cpus:
