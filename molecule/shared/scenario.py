@@ -9,6 +9,8 @@ import fleet
 
 MOLECULE = Path(__file__).resolve().parents[1]
 lab = fleet.Lab(os.environ["FASTSOCKET_LAB"], inside=True)
+# States of a slot whose owner takes connections; a busy machine can make it the second for a moment.
+SERVES = ("on", "spilling")
 SCENARIO = MOLECULE / os.environ["MOLECULE_SCENARIO_NAME"]
 
 

@@ -104,7 +104,7 @@ def test_status_is_a_table(lab, rollout, untouched):
     with untouched(WEB1, WEB2):
         run = rollout([WEB1, WEB2], book="status")
     assert run.status == 0 and run.changed() == {WEB1: 0, WEB2: 0}, run.output
-    row = r" +\d+ +\d+ +\d+ +\d+ +[\d.]+ % .* \d+\(on\)\n"
+    row = r" +\d+ +\d+ +\d+ +\d+ +[\d.]+ % .* \d+\((on|spilling)\)\n"
     table = r"  nginx: switch on, accepts \d+\.\d % local, .*\n +cpu  accepts  seen local .*\n +-+ .*\n"
     for host in (WEB1, WEB2):
         assert re.search(rf"^{host}\n{table}({row})+", run.output, re.MULTILINE), run.output

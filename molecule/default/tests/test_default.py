@@ -7,7 +7,7 @@ import os
 import re
 
 from fleet import differences, wait
-from scenario import absent, converge, lab, mapped, remembered, status, verified, without_times
+from scenario import SERVES, absent, converge, lab, mapped, remembered, status, verified, without_times
 
 NODE = "node1"
 CPUS = os.cpu_count()
@@ -73,7 +73,7 @@ def test_connections_stay_on_their_core():
     assert run.status == 0, run.output
     assert load["failed"] == load["probe_failed"] == 0
     assert summary()["accepts"] - before >= load["ok"]
-    workers = [row for row in status(NODE)["nginx"]["slots"] if row["state"] == "on"]
+    workers = [row for row in status(NODE)["nginx"]["slots"] if row["state"] in SERVES]
     assert {row["cpu"] for row in workers} == set(range(CPUS))
 
 
