@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import errno
 import json
+import select
 import socket
 import sys
 import time
@@ -34,9 +35,12 @@ def get_range(s):
     return s.getsockopt(socket.IPPROTO_IP, RANGE)
 
 
-def attempt(s, address, port):
-    """The name of connect()'s errno, "" when it had none."""
+def attempt(s, address, port, patience=10):
+    """The name of connect()'s errno, "" when it had none. What is begun is waited for, so that the next attempt
+    finds the answer however busy the machine is."""
     code = s.connect_ex((address, port))
+    if code == errno.EINPROGRESS:
+        select.select([], [s], [], patience)
     return errno.errorcode[code] if code else ""
 
 
