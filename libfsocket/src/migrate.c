@@ -165,7 +165,7 @@ int migrate_works(void)
 
 int migrate_by_sysctl(void)
 {
-	return by_sysctl;
+	return by_sysctl && sysctl("/proc/sys/net/ipv4/tcp_migrate_req") == '1';
 }
 
 int migrate_attach(int fd)

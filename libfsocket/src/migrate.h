@@ -26,7 +26,7 @@ void migrate_load(void);
 int migrate_works(void);
 /* Attach it to the group of fd; whatever was attached goes. 0 or -1. */
 int migrate_attach(int fd);
-/* By the sysctl, so that nothing need be attached for it. */
+/* By the sysctl, at the start and now, so that nothing need be attached for it. */
 int migrate_by_sysctl(void);
 
 #endif

@@ -9,12 +9,15 @@
 #include <netinet/in.h>
 #include <sched.h>
 #include <string.h>
+#include <time.h>
 
 #include "kernel.h"
 #include "migrate.h"
 #include "real.h"
 #include "settings.h"
 
+/* A softirq's work on a SYN or an ACK takes some microseconds. The locked table waits as long. */
+#define HANDSHAKES_NS 100000
 /* A group of two that chose by hash would come through the probe in one of 100 million cases. */
 #define PROBES 40
 /* Tries for so many that tell something. */
@@ -174,20 +177,37 @@ static int global_again(const struct listener *l)
 	return listener_owners(l->cookie) ? mode_apply(l) : group_leave(l);
 }
 
+/*
+ * A handshake that one CPU completes in the microsecond in which another ends its listener is reset: it has chosen
+ * before, and nothing moves it afterwards (net/ipv4/inet_connection_sock.c: inet_csk_reqsk_queue_add). A slot gets
+ * handshakes of other CPUs while these have none. So new ones go to the application's listener first, and what
+ * softirqs have in hand is waited for. 1: that is so.
+ */
+static int handshakes_end(const struct listener *l)
+{
+	const struct timespec moment = { .tv_nsec = HANDSHAKES_NS };
+
+	if (mode_set(l, FSOCKET_MODE_GLOBAL))
+		return 0;
+	nanosleep(&moment, NULL);
+	return 1;
+}
+
 void steer_end(const struct listener *l, int slot)
 {
-	int global = is_sole(l->row) && __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED) == FSOCKET_MODE_GLOBAL;
-	int by_program = steer_by_program(), moves;
+	uint32_t mode = is_sole(l->row) ? __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED) : FSOCKET_MODE_UNKNOWN;
+	int global = mode == FSOCKET_MODE_GLOBAL, by_program = steer_by_program();
+	int quiet = mode == FSOCKET_MODE_SLOTS && migrate_works() && handshakes_end(l), moves;
 
-	/* With a program that chooses nothing would be moved. */
-	moves = (global || (by_program && !migrate_by_sysctl())) && !migrate_attach(l->fd);
+	/* With a program that chooses nothing would be moved, but by the sysctl. */
+	moves = (global || quiet || by_program) && !migrate_by_sysctl() && !migrate_attach(l->fd);
 	shutdown(l->slots[slot], SHUT_RD);
 	if (by_program)
 		choose_remove(l, slot);
 	/* In GLOBAL no handshake is under way to a slot. */
 	if (by_program && !global && moves)
 		choose_wait(l);
-	if (global ? global_again(l) : by_program && choose_attach(l))
+	if (global ? global_again(l) : by_program ? choose_attach(l) : quiet && mode_apply(l))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
 }
 

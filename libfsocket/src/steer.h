@@ -43,7 +43,8 @@ void steer_detach(int fd);
 
 /*
  * End the slot of a CPU: out of LISTEN, and the kernel moves the queue and the handshakes to the others
- * (inet_connection_sock.c:inet_csk_listen_stop). Locked.
+ * (inet_connection_sock.c:inet_csk_listen_stop). New connections go to the application's listener for a moment before,
+ * of which this waits 0.1 ms. Locked.
  */
 void steer_end(const struct listener *l, int slot);
 
