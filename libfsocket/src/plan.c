@@ -32,9 +32,9 @@ struct port_blocks ports_plan(unsigned int low, unsigned int high, unsigned int 
 
 uint32_t ports_range(struct port_blocks b, unsigned int cpu)
 {
-	uint32_t low = b.first + b.size * cpu;
+	uint64_t low = b.first + (uint64_t)b.size * cpu, high = low + b.size - 1;
 
-	return low | (low + b.size - 1) << 16;
+	return b.size && high <= 65535 ? (uint32_t)(low | high << 16) : 0;
 }
 
 /* Highest CPU id that is online, plus one: "0-3,8" is 9. */

@@ -28,7 +28,7 @@ void ports_init(void)
 	if (fd < 0)
 		return;
 	if (!setsockopt(fd, IPPROTO_IP, IP_LOCAL_PORT_RANGE, &whole, sizeof(whole)))
-		shared.header->capabilities |= FSOCKET_CAP_PORT_RANGE;
+		__atomic_fetch_or(&shared.header->capabilities, FSOCKET_CAP_PORT_RANGE, __ATOMIC_RELAXED);
 	real.close(fd);
 	if (!(shared.header->capabilities & FSOCKET_CAP_PORT_RANGE))
 		return;
@@ -179,7 +179,7 @@ static uint32_t block(const struct attempt *a)
 {
 	uint32_t range = ports_range((struct port_blocks){ a->plan.first, a->plan.size }, (unsigned int)a->cpu);
 
-	return a->plan.size && (range >> 16) >= (range & 0xffff) && (range >> 16) <= a->plan.high ? range : 0;
+	return (range >> 16) <= a->plan.high ? range : 0;
 }
 
 /* A port from *next on that brings the replies to our CPU; -1: none. */

@@ -62,10 +62,10 @@ static inline int switch_on(void)
 
 /*
  * The lock of the tables: held while a slot is claimed or given up, never on
- * the accept or connect path. A holder that died is succeeded.
+ * the accept or connect path. A holder that died is succeeded; the same thread may take it again.
  */
 void shared_lock(void);
-/* On the accept path nobody waits: 0 when another has it, and the next tick tries again. */
+/* On the accept path nobody waits: 0 when somebody has it, and the next tick tries again. */
 int shared_trylock(void);
 void shared_unlock(void);
 

@@ -21,13 +21,20 @@ int pid_alive(int pid)
 	return pid > 0 && (!kill(pid, 0) || errno != ESRCH);
 }
 
+/* How often this thread has it: a signal's handler may close a listener while what it interrupts gives up a slot. */
+static __thread int held;
+
 int shared_trylock(void)
 {
 	uint32_t holder = 0;
 
+	if (held)
+		return 0;
 	if (__atomic_compare_exchange_n(&shared.header->lock, &holder, (uint32_t)getpid(), 0, __ATOMIC_ACQUIRE,
-					__ATOMIC_RELAXED))
+					__ATOMIC_RELAXED)) {
+		held = 1;
 		return 1;
+	}
 	if (!pid_alive((int)holder))
 		__atomic_compare_exchange_n(&shared.header->lock, &holder, 0, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
 	return 0;
@@ -37,6 +44,10 @@ void shared_lock(void)
 {
 	static const struct timespec ms = { 0, 1000000 };
 
+	if (held) {
+		held++;
+		return;
+	}
 	for (int turn = 0; turn < LOCK_TURNS + LOCK_MS; turn++) {
 		if (shared_trylock())
 			return;
@@ -48,14 +59,15 @@ void shared_lock(void)
 	}
 	/* A holder stopped in a debugger must not stop the site. */
 	COUNT_ERROR(FSOCKET_ERR_TABLE);
+	held = 1;
 }
 
 void shared_unlock(void)
 {
 	uint32_t me = (uint32_t)getpid();
 
-	__atomic_compare_exchange_n(&shared.header->lock, &me, 0, 0, __ATOMIC_RELEASE,
-				    __ATOMIC_RELAXED);
+	if (!--held)
+		__atomic_compare_exchange_n(&shared.header->lock, &me, 0, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED);
 }
 
 #define FOR_ALL_ROWS(row) \

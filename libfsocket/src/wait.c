@@ -42,8 +42,8 @@ static void look_around(void)
 	}
 }
 
-/* All but those that a fault of this very thread raises. */
-static void signals_wait(sigset_t *before)
+/* All but those that a fault of this very thread raises. 0, or an error number where a filter forbids it. */
+static int signals_wait(sigset_t *before)
 {
 	static const int faults[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT };
 	sigset_t set;
@@ -51,7 +51,7 @@ static void signals_wait(sigset_t *before)
 	sigfillset(&set);
 	for (unsigned int i = 0; i < sizeof(faults) / sizeof(faults[0]); i++)
 		sigdelset(&set, faults[i]);
-	pthread_sigmask(SIG_BLOCK, &set, before);
+	return pthread_sigmask(SIG_BLOCK, &set, before);
 }
 
 /*
@@ -64,11 +64,14 @@ static void signals_wait(sigset_t *before)
 __attribute__((noinline))
 static int wait_on(int epfd, struct epoll_event *events, int count, int timeout, const sigset_t *mask, int gone)
 {
-	int part, keep = errno, result, looked = 0;
+	int part, keep = errno, error, result, looked = 0, blocked;
+	const sigset_t *during = mask;
 	sigset_t before;
 
 	real_ready();
-	signals_wait(&before);
+	blocked = !signals_wait(&before);
+	if (blocked && !mask)
+		during = &before;
 	do {
 		if (gone) {
 			timeout -= timeout < 0 ? 0 : IDLE_MS;
@@ -78,18 +81,21 @@ static int wait_on(int epfd, struct epoll_event *events, int count, int timeout,
 		gone = 1;
 		part = timeout < 0 || timeout > IDLE_MS ? IDLE_MS : timeout;
 		errno = keep;
-		result = real.epoll_pwait(epfd, events, count, part, mask ? mask : &before);
+		result = real.epoll_pwait(epfd, events, count, part, during);
 	} while (!result && part != timeout);
-	keep = errno;
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
-	errno = keep;
+	error = errno;
+	if (blocked)
+		pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (looked)
 		slots_watch |= WATCH_IDLE;
 	else if (result > 0)
 		slots_watch &= ~WATCH_IDLE;
 	/* A filter that knows epoll_wait() only. */
-	if (result < 0 && !mask && (errno == ENOSYS || errno == EPERM))
+	if (result < 0 && !mask && (error == ENOSYS || error == EPERM)) {
+		errno = keep;
 		return real.epoll_wait(epfd, events, count, timeout);
+	}
+	errno = error;
 	return result;
 }
 

@@ -12,8 +12,13 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 
+/* Not on every machine: a filter that forbids nothing. */
 #ifndef SYS_poll
-#define SYS_poll -1	/* not on this machine: a filter that forbids nothing */
+#define SYS_poll -1
+#define SYS_epoll_wait -1
+#define SYS_link -1
+#define SYS_mkdir -1
+#define SYS_unlink -1
 #endif
 
 /* What it calls from its constructor to its last close(). */
@@ -22,7 +27,11 @@ static const struct {
 	long number;
 } calls[] = {
 	{ "accept", SYS_accept }, { "accept4", SYS_accept4 }, { "bind", SYS_bind }, { "close", SYS_close },
-	{ "connect", SYS_connect }, { "epoll_ctl", SYS_epoll_ctl }, { "fcntl", SYS_fcntl }, { "fstat", SYS_fstat },
+	{ "clock_nanosleep", SYS_clock_nanosleep }, { "connect", SYS_connect }, { "epoll_ctl", SYS_epoll_ctl },
+	{ "epoll_pwait", SYS_epoll_pwait }, { "epoll_wait", SYS_epoll_wait }, { "ftruncate", SYS_ftruncate },
+	{ "ioctl", SYS_ioctl }, { "link", SYS_link }, { "madvise", SYS_madvise }, { "mkdir", SYS_mkdir },
+	{ "pwrite64", SYS_pwrite64 }, { "rt_sigprocmask", SYS_rt_sigprocmask }, { "unlink", SYS_unlink },
+	{ "fcntl", SYS_fcntl }, { "fstat", SYS_fstat },
 	{ "newfstatat", SYS_newfstatat }, { "getpid", SYS_getpid }, { "getsockname", SYS_getsockname },
 	{ "getsockopt", SYS_getsockopt }, { "gettid", SYS_gettid }, { "geteuid", SYS_geteuid }, { "kill", SYS_kill },
 	{ "listen", SYS_listen }, { "openat", SYS_openat }, { "poll", SYS_poll }, { "pread64", SYS_pread64 },
@@ -34,6 +43,8 @@ static const struct {
 
 /* Who comes from this host is there at once, or not at all. */
 #define WAIT_MS 50
+/* Longer than the parts that the library cuts a wait into. */
+#define LONG_MS 300
 
 static const int errors[] = { EPERM, ENOSYS };
 
@@ -58,6 +69,12 @@ static void forbid(long number, int error)
 		r_ = (long)(call); \
 		say("%-20s %ld errno %d\n", label, r_ > 0 ? 1 : r_, errno); \
 	} while (0)
+
+/* What matters to who waits; for the others nobody has to wait so long. */
+static int waits(long number)
+{
+	return number == SYS_epoll_pwait || number == SYS_epoll_wait || number == SYS_rt_sigprocmask;
+}
 
 /* A server's calls in their order, the call forbidden before the moment'th; each says what it returned. */
 static void server(long number, int error, int moment)
@@ -92,6 +109,8 @@ static void server(long number, int error, int moment)
 			TRY("epoll_wait", epoll_wait(e, &event, 1, WAIT_MS));
 			TRY("accept", a = step == 3 ? accept(l, NULL, NULL) : accept4(l, NULL, NULL, SOCK_CLOEXEC));
 			TRY("accept, nobody", accept(l, NULL, NULL));
+			if (waits(number) && step == 4)
+				TRY("epoll_wait, long", epoll_wait(e, &event, 1, LONG_MS));
 			TRY("write", write(a, "y", 1));
 			TRY("close", close(a));
 			TRY("close", close(c));

@@ -182,7 +182,7 @@ def test_no_new_privs():
 
 # What it may say, once a process, when the system forbids what it needs.
 NOTICES = ("no slots for port", "staying off, as there would be no way back", "statistics stay in this service",
-           "slot of CPU", "cannot be preloaded")
+           "slot of CPU", "cannot be preloaded", "cannot be made")
 
 
 def test_seccomp():
@@ -198,6 +198,9 @@ def test_seccomp():
         bad += [f"{name}: {result.exception()}" for name, result in zip(names, results, strict=True)
                 if result.exception()]
     assert len(names) > 20 and not bad, "\n".join(bad)
+    counted = {kind for value in (0, 1) for number in range(len(names))
+               for kind in lab.Stats(f"life-forbid-{number}-on-{value}").errors()}
+    assert {"CLAIM", "MODE", "PREPARE"} <= counted, f"what failed was not counted: {counted}"
 
 
 def test_file_capabilities():

@@ -20,7 +20,7 @@ def unit(program, **settings):
 
 
 def test_unit():
-    """settings, ports, environment, socket options and the choice by a program, in C"""
+    """settings, ports, environment, socket options, the choice by a program and the table, in C"""
     unit(lab.build / "tests/unit")
 
 

@@ -26,5 +26,6 @@ void unit_rss(void);
 void unit_leave(void);
 void unit_options(void);
 void unit_choose(void);
+void unit_table(void);
 
 #endif

@@ -13,6 +13,7 @@ int main(void)
 	unit_leave();
 	unit_options();
 	unit_choose();
+	unit_table();
 	printf("1..%d\n", tap_count);
 	return tap_failed != 0;
 }

@@ -27,7 +27,7 @@ static int possible(unsigned int low, unsigned int high, unsigned int cpus, unsi
 }
 
 struct faults {
-	int power, aligned, inside, disjoint, largest;
+	int power, aligned, inside, disjoint, largest, past;
 };
 
 static void look(unsigned int low, unsigned int high, unsigned int cpus, struct faults *f)
@@ -52,6 +52,12 @@ static void look(unsigned int low, unsigned int high, unsigned int cpus, struct 
 		f->aligned += (from & ~(b.size - 1)) != (to & ~(b.size - 1));
 		before = to;
 	}
+	/* CPUs that came online later: none, or what follows, but never what begins again at 0. */
+	for (unsigned int cpu = cpus; cpu < cpus + 1100; cpu += 1 + cpu % 7) {
+		uint32_t range = ports_range(b, cpu);
+
+		f->past += range && ((range & 0xffff) != b.first + b.size * cpu || range >> 16 < (range & 0xffff));
+	}
 }
 
 void unit_ports(void)
@@ -70,8 +76,11 @@ void unit_ports(void)
 	CHECK(!f.aligned, "%d plans: blocks are aligned to their size (%d wrong)", count, f.aligned);
 	CHECK(!f.inside, "%d plans: blocks lie in the range (%d wrong)", count, f.inside);
 	CHECK(!f.disjoint, "%d plans: blocks stand side by side (%d wrong)", count, f.disjoint);
+	CHECK(!f.past, "%d plans: a CPU past the plan has what follows or nothing (%d wrong)", count, f.past);
 	CHECK(!f.largest, "%d plans: no larger blocks would fit (%d wrong)", count, f.largest);
 
+	b = ports_plan(32768, 60999, 4);
+	CHECK(b.size == 4096 && !ports_range(b, 8) && !ports_range(b, 1 << 20), "the default range has no CPU 8 beside 4");
 	b = ports_plan(32768, 60999, 2);
 	CHECK(b.first == 32768 && b.size == 8192, "2 CPUs, default range: %u + 2 x %u", b.first, b.size);
 	b = ports_plan(1024, 65535, 128);
