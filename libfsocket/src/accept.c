@@ -62,7 +62,7 @@ static void quicken(const struct listener *l, struct claim *c, int64_t now)
 	int64_t until = c->next_tick < looks.until ? c->next_tick : looks.until;
 
 	until = until < switch_due() ? until : switch_due();
-	if (now >= until || l->blocking || c->global_turn || c->helped >= 0 || looks.left || !c->turns ||
+	if (now >= until || c->global_turn || c->helped >= 0 || looks.left || !c->turns ||
 	    (unsigned int)cpu >= shared.cpu_count)
 		return;
 	q->slot = l->slots[c->cpu];
@@ -107,10 +107,7 @@ static int accept_on(struct listener *l, struct claim *c, struct sockaddr *addre
 		c->next_tick = now + FSOCKET_TICK_MS;
 		c->global_turn = 1;
 	}
-	if (l->blocking && socket_blocks(l->fd))
-		fd = accept_blocking(l, l->slots[c->cpu], address, length, flags, &source);
-	else
-		fd = accept_any(l, c, address, length, flags, refused, &source);
+	fd = accept_any(l, c, address, length, flags, refused, &source);
 	keep = errno;
 	if (fd >= 0) {
 		struct fsocket_slot *row = c->row;

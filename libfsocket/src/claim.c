@@ -89,7 +89,7 @@ static int claim_start(struct listener *l, struct claim *c, int epfd, struct epo
 {
 	int fd = l->slots[c->cpu], listens, polled;
 
-	options_copy(l->fd, fd, BEFORE_LISTEN);
+	options_copy(l->fd, fd, BEFORE_LISTEN | BUFFERS);
 	/* A predecessor's, which gets connections whatever is forbidden here: it must be served. */
 	listens = socket_flag(fd, SO_ACCEPTCONN) == 1;
 	polled = (!steer_prefer_locked(l, c->cpu, c->cpu) || listens) && !real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, event);
@@ -310,24 +310,29 @@ int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
 	if (l->sharded)
 		return shard_epoll(l, epfd, op, event);
 	/* A program may pin its threads any time before it adds listeners. */
-	if (op == EPOLL_CTL_ADD && leaving != l) {
+	if (op == EPOLL_CTL_ADD && leaving != l)
 		thread_ask_again();
-		l->blocking = socket_blocks(l->fd);
-	}
 	c = my_claim(l);
 	result = real.epoll_ctl(epfd, op, l->fd, event);
 	if (result)
 		return result;
-	if (op == EPOLL_CTL_ADD && !c)
-		claim(l, epfd, event);
-	else if (op == EPOLL_CTL_ADD && leaving == l)
+	if (op != EPOLL_CTL_DEL && event->events & EPOLLONESHOT) {
+		/* One event, and nobody else is woken until it is armed again: two sockets cannot do that. */
+		if (c)
+			claim_release(l, c);
+	} else if (op == EPOLL_CTL_ADD && !c) {
+		/* An accept() that blocks would have to sleep on two sockets. */
+		if (!socket_blocks(l->fd))
+			claim(l, epfd, event);
+	} else if (op == EPOLL_CTL_ADD && leaving == l) {
 		come_back(l, c, epfd, event);
-	else if (op == EPOLL_CTL_ADD)
+	} else if (op == EPOLL_CTL_ADD) {
 		follow(l, c, epfd, event);
-	else if (op == EPOLL_CTL_DEL && c && c->epfd == epfd)
+	} else if (op == EPOLL_CTL_DEL && c && c->epfd == epfd) {
 		leave(l, c);
-	else if (c && !real.epoll_ctl(epfd, op, l->slots[c->cpu], event) && c->epfd == epfd)
+	} else if (c && !real.epoll_ctl(epfd, op, l->slots[c->cpu], event) && c->epfd == epfd) {
 		claim_event(c, event);	/* changed; else changed in, or out of, an epoll it was in before */
+	}
 	errno = keep;
 	return result;
 }

@@ -109,6 +109,11 @@ int handover_take(int fd, const struct sockaddr *address, socklen_t length)
 		    !same_option(offers[i], fd, IPPROTO_IPV6, IPV6_V6ONLY) ||
 		    !same_option(offers[i], fd, SOL_SOCKET, SO_BINDTODEVICE))
 			continue;
+		/*
+		 * The configuration may have changed, and been set before bind(), as HAProxy does. But not the sizes of buffers:
+		 * one that nobody has set, or tcp_rmem was another one, would turn autotuning off.
+		 */
+		options_copy(fd, offers[i], BEFORE_BIND | BEFORE_LISTEN);
 		/* Blocking or not is the application's choice, also when it made it before bind(). */
 		if (real.dup3(offers[i], fd, cloexec) != fd || fcntl(fd, F_SETFL, status) < 0)
 			continue;

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,12 +95,18 @@ EXPORT int listen(int fd, int backlog)
 	if (known)
 		known->backlog = backlog;
 	shares = socket_flag(fd, SO_REUSEPORT);
-	if (known || (shares && listeners_programmed) || !socket_is_tcp(fd) || !steer_works()) {
+	if (known || (shares && listeners_programmed) || !socket_is_tcp(fd) || !steer_works() ||
+	    !socket_here(fd)) {
+		if (!known)
+			fd_set_kind(fd, FD_OTHER, 0);
 		errno = keep;
 		return real.listen(fd, backlog);
 	}
-	/* Listening already: taken over from a predecessor, who had it alone. Of unknown descent: as its maker noted. */
-	sole = shares && fd_kind(fd_get(fd)) == FD_UNKNOWN ? -1 :
+	/*
+	 * Listening already: taken over from a predecessor, who had it alone. Of unknown descent, or shut down before: as
+	 * was noted then.
+	 */
+	sole = shares && (fd_kind(fd_get(fd)) == FD_UNKNOWN || listener_sole(socket_cookie(fd))) ? -1 :
 	       !shares || socket_flag(fd, SO_ACCEPTCONN) == 1 || alone(fd);
 	if (!shares && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
 		shares = -1;
@@ -209,6 +216,34 @@ static inline void forget(int fd)
 		fd_set_kind(fd, FD_UNKNOWN, 0);
 }
 
+/* A listener that ends so listens no more by any of its slots; listen() can begin anew. */
+__attribute__((noinline)) static void stop_listening(int fd)
+{
+	int keep = errno;
+	struct listener *l = listener_ours() ? listener_accepts(fd) : NULL;
+
+	if (l) {
+		int own = l->fd;
+
+		listener_close(l);
+		fd_set_kind(own, FD_BOUND, 0);
+	}
+	errno = keep;
+}
+
+EXPORT int shutdown(int fd, int how)
+{
+	enum fd_kind kind;
+	int result;
+
+	real_ready();
+	result = real.shutdown(fd, how);
+	kind = fd_kind(fd_get(fd));
+	if (__builtin_expect((kind == FD_UNKNOWN || kind > FD_ACTIVE) && !result && how != SHUT_WR && shared.header, 0))
+		stop_listening(fd);
+	return result;
+}
+
 __attribute__((noinline)) static int close_untracked(int fd)
 {
 	real_ready();
@@ -228,9 +263,8 @@ static void forget_range(unsigned int first, unsigned int last)
 {
 	int keep = errno;
 
-	if (listener_ours())
-		for (int fd; (fd = listener_in(first, last)) >= 0;)
-			forget(fd);
+	for (int fd; (fd = listener_in(first, last)) >= 0 && listener_ours();)
+		forget(fd);
 	errno = keep;
 }
 
@@ -253,19 +287,30 @@ EXPORT void closefrom(int first)
 		syscall(SYS_close_range, first < 0 ? 0 : first, ~0u, 0);
 }
 
+/* A dup2() that fails leaves `to` as it is: of a listener or a slot that matters. */
+static inline void forget_replaced(int from, int to)
+{
+	int keep = errno, stays = __builtin_expect(fd_kind(fd_get(to)) >= FD_ACTIVE, 0) && fcntl(from, F_GETFD) < 0 &&
+				  errno == EBADF;
+
+	errno = keep;
+	if (!stays)
+		forget(to);
+}
+
 EXPORT int dup2(int from, int to)
 {
 	real_ready();
 	if (from != to)
-		forget(to);
+		forget_replaced(from, to);
 	return real.dup2(from, to);
 }
 
 EXPORT int dup3(int from, int to, int flags)
 {
 	real_ready();
-	if (from != to)
-		forget(to);
+	if (from != to && !(flags & ~O_CLOEXEC))
+		forget_replaced(from, to);
 	return real.dup3(from, to, flags);
 }
 

@@ -36,7 +36,7 @@ struct listener *listener_adopt(int fd)
 	/* Without SO_REUSEPORT it is alone. Else whether it was the first, who made it has noted: -1, keep that. */
 	int one = 1, sole = socket_flag(fd, SO_REUSEPORT) == 0 ? 1 : -1;
 
-	if (!steer_works() || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
+	if (!steer_works() || !socket_here(fd) || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
 		return NULL;
 	return listener_prepare(fd, inherited_backlog(fd), sole);
 }
@@ -44,7 +44,9 @@ struct listener *listener_adopt(int fd)
 void listener_prepare_all(void)
 {
 	for (int fd = 0; fd < INHERITED_FDS; fd++)
-		if (!listener_find(fd) && fd_kind(fd_get(fd)) != FD_SLOT && socket_flag(fd, SO_ACCEPTCONN) == 1 && socket_is_tcp(fd))
+		/* One taken over in bind() need not be told to listen. What is left alone is known to be something else. */
+		if ((fd_kind(fd_get(fd)) == FD_UNKNOWN || fd_kind(fd_get(fd)) == FD_BOUND) &&
+		    socket_flag(fd, SO_ACCEPTCONN) == 1 && socket_is_tcp(fd))
 			listener_adopt(fd);
 }
 

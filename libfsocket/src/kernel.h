@@ -28,6 +28,14 @@
 #ifndef SO_DETACH_REUSEPORT_BPF
 #define SO_DETACH_REUSEPORT_BPF 68
 #endif
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+/* linux/sockios.h */
+#ifndef SIOCGSKNS
+#define SIOCGSKNS 0x894C
+#endif
 
 /* asm-generic/unistd.h, the same on every architecture */
 #ifndef SYS_pidfd_open
@@ -38,6 +46,9 @@
 #endif
 
 /* linux/tcp.h */
+#ifndef TCP_MSS_DEFAULT
+#define TCP_MSS_DEFAULT 536
+#endif
 #ifndef TCP_USER_TIMEOUT
 #define TCP_USER_TIMEOUT 18
 #endif

@@ -26,6 +26,10 @@
 #define LISTENERS 64
 
 static struct listener listeners[LISTENERS];
+/* One more than the highest that was ever used: few programs have many. */
+static _Atomic int ever;
+/* No listener and no slot ever had a higher number. */
+static _Atomic int highest;
 static _Atomic pid_t owner_pid;
 /* Two threads may meet an inherited listener at once. */
 static pthread_mutex_t preparing = PTHREAD_MUTEX_INITIALIZER;
@@ -42,7 +46,7 @@ static struct listener *find_copy(int fd)
 {
 	uint64_t cookie = socket_cookie(fd);
 
-	for (int i = 0; cookie && i < LISTENERS; i++) {
+	for (int i = 0; cookie && i < ever; i++) {
 		struct listener *l = &listeners[i];
 
 		if (!l->used || l->cookie != cookie)
@@ -106,7 +110,7 @@ static int sibling(const struct listener *l)
 		return -1;
 	}
 	/* While we are who we are: a worker without rights may not set all of them. */
-	options_copy(l->fd, fd, BEFORE_LISTEN);
+	options_copy(l->fd, fd, BEFORE_LISTEN | BUFFERS);
 	return fd;
 }
 
@@ -181,6 +185,7 @@ static int make_slots(struct listener *l)
 		/* Another thread may look at the slots of who had the struct before. */
 		__atomic_store_n(&l->cookies[cpu], socket_cookie(fd), __ATOMIC_RELAXED);
 		l->slots[cpu] = fd;
+		highest = fd > highest ? fd : highest;
 		made++;
 	}
 	return made;
@@ -211,7 +216,7 @@ static int sharded(const struct listener *l)
 {
 	int found = 0;
 
-	for (int i = 0; i < LISTENERS; i++) {
+	for (int i = 0; i < ever; i++) {
 		struct listener *other = &listeners[i];
 
 		if (other == l || !other->used || !same_address(other, l))
@@ -266,6 +271,7 @@ static struct listener *prepare(int fd, int backlog, int sole)
 		return NULL;
 	}
 	l->fd = fd;
+	highest = fd > highest ? fd : highest;
 	l->claimed = 0;
 	l->backlog = backlog;
 	l->cookie = socket_cookie(fd);
@@ -284,6 +290,8 @@ static struct listener *prepare(int fd, int backlog, int sole)
 		drop_slots(l);
 		return NULL;
 	}
+	if (l - listeners >= ever)
+		ever = (int)(l - listeners) + 1;
 	l->used = 1;
 	fd_set_kind(fd, FD_LISTENER, (unsigned int)(l - listeners));
 	say(2, "port %d: %s", port_of(&l->address), l->sharded ? "one of several listeners" : "slots prepared");
@@ -311,7 +319,7 @@ void listener_programmed(int fd)
 
 	if (socket_is_tcp(fd)) {
 		listeners_programmed = 1;
-		for (int i = 0; l && i < LISTENERS; i++)
+		for (int i = 0; l && i < ever; i++)
 			if (listeners[i].used && same_address(&listeners[i], l))
 				ours |= steer_leave(&listeners[i]);
 		if (l)
@@ -326,7 +334,7 @@ void listener_programmed(int fd)
 
 struct listener *listener_next(struct listener *l)
 {
-	for (l = l ? l + 1 : listeners; l < listeners + LISTENERS; l++)
+	for (l = l ? l + 1 : listeners; l < listeners + ever; l++)
 		if (l->used)
 			return l;
 	return NULL;
@@ -334,8 +342,8 @@ struct listener *listener_next(struct listener *l)
 
 struct listener *listener_beside(const struct listener *l, int from, int *at)
 {
-	for (int i = 0; i < LISTENERS; i++) {
-		struct listener *other = &listeners[*at = (from + i) % LISTENERS];
+	for (int i = 0; i < ever; i++) {
+		struct listener *other = &listeners[*at = (from + i) % ever];
 
 		if (other != l && other->used && same_address(other, l))
 			return other;
@@ -345,7 +353,9 @@ struct listener *listener_beside(const struct listener *l, int from, int *at)
 
 int listener_in(unsigned int first, unsigned int last)
 {
-	for (int i = 0; i < LISTENERS; i++) {
+	if (first > (unsigned int)highest)
+		return -1;
+	for (int i = 0; i < ever; i++) {
 		const struct listener *l = &listeners[i];
 		int fd = l->fd;
 
@@ -398,7 +408,7 @@ void listener_lose_slot(int fd)
 
 void listeners_release(void)
 {
-	for (int i = 0; i < LISTENERS; i++)
+	for (int i = 0; i < ever; i++)
 		if (listeners[i].used)
 			release_claims(&listeners[i], thread_tid());
 }
@@ -407,7 +417,7 @@ void listeners_after_fork(void)
 {
 	owner_pid = getpid();
 	preparing = (pthread_mutex_t)PTHREAD_MUTEX_INITIALIZER;
-	for (int i = 0; i < LISTENERS; i++)
+	for (int i = 0; i < ever; i++)
 		for (int cpu = 0; cpu < listeners[i].cpus; cpu++) {
 			quick_end(&listeners[i].claims[cpu]);
 			listeners[i].claims[cpu].tid = 0;

@@ -5,8 +5,11 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
 
 #include "kernel.h"
+#include "real.h"
 #include "slots.h"
 
 /*
@@ -16,37 +19,36 @@
  */
 static const struct {
 	int level, name;
-	enum when when;
-	int halve;	/* the kernel doubles what is set: socket(7) SO_RCVBUF */
+	enum options set;
 } options[] = {
-	{ SOL_SOCKET, SO_REUSEADDR, BEFORE_BIND, 0 },
-	{ SOL_SOCKET, SO_BINDTODEVICE, BEFORE_BIND, 0 },
-	{ SOL_SOCKET, SO_MARK, BEFORE_BIND, 0 },
-	{ IPPROTO_IP, IP_FREEBIND, BEFORE_BIND, 0 },
-	{ IPPROTO_IP, IP_TRANSPARENT, BEFORE_BIND, 0 },
-	{ IPPROTO_IPV6, IPV6_V6ONLY, BEFORE_BIND, 0 },
-	{ SOL_SOCKET, SO_RCVBUF, BEFORE_LISTEN, 1 },
-	{ SOL_SOCKET, SO_SNDBUF, BEFORE_LISTEN, 1 },
-	{ SOL_SOCKET, SO_KEEPALIVE, BEFORE_LISTEN, 0 },
-	{ SOL_SOCKET, SO_LINGER, BEFORE_LISTEN, 0 },
-	{ SOL_SOCKET, SO_PRIORITY, BEFORE_LISTEN, 0 },
-	{ SOL_SOCKET, SO_BUSY_POLL, BEFORE_LISTEN, 0 },
-	{ IPPROTO_IP, IP_TOS, BEFORE_LISTEN, 0 },
-	{ IPPROTO_IP, IP_TTL, BEFORE_LISTEN, 0 },
-	{ IPPROTO_IPV6, IPV6_TCLASS, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_NODELAY, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_MAXSEG, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_KEEPIDLE, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_KEEPINTVL, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_KEEPCNT, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_SYNCNT, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_LINGER2, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_DEFER_ACCEPT, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_QUICKACK, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_USER_TIMEOUT, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_CONGESTION, BEFORE_LISTEN, 0 },
-	{ IPPROTO_TCP, TCP_FASTOPEN, BEFORE_LISTEN, 0 },
+	{ SOL_SOCKET, SO_REUSEADDR, BEFORE_BIND },
+	{ SOL_SOCKET, SO_BINDTODEVICE, BEFORE_BIND },
+	{ SOL_SOCKET, SO_MARK, BEFORE_BIND },
+	{ IPPROTO_IP, IP_FREEBIND, BEFORE_BIND },
+	{ IPPROTO_IP, IP_TRANSPARENT, BEFORE_BIND },
+	{ IPPROTO_IPV6, IPV6_V6ONLY, BEFORE_BIND },
+	{ SOL_SOCKET, SO_RCVBUF, BUFFERS },
+	{ SOL_SOCKET, SO_SNDBUF, BUFFERS },
+	{ SOL_SOCKET, SO_KEEPALIVE, BEFORE_LISTEN },
+	{ SOL_SOCKET, SO_LINGER, BEFORE_LISTEN },
+	{ SOL_SOCKET, SO_PRIORITY, BEFORE_LISTEN },
+	{ SOL_SOCKET, SO_BUSY_POLL, BEFORE_LISTEN },
+	{ IPPROTO_IP, IP_TOS, BEFORE_LISTEN },
+	{ IPPROTO_IP, IP_TTL, BEFORE_LISTEN },
+	{ IPPROTO_IPV6, IPV6_TCLASS, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_NODELAY, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_MAXSEG, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_KEEPIDLE, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_KEEPINTVL, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_KEEPCNT, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_SYNCNT, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_LINGER2, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_DEFER_ACCEPT, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_QUICKACK, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_USER_TIMEOUT, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_NOTSENT_LOWAT, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_CONGESTION, BEFORE_LISTEN },
+	{ IPPROTO_TCP, TCP_FASTOPEN, BEFORE_LISTEN },
 };
 
 static int same(const char *a, const char *b, socklen_t length)
@@ -57,21 +59,25 @@ static int same(const char *a, const char *b, socklen_t length)
 	return 1;
 }
 
-void options_copy(int from, int to, enum when when)
+void options_copy(int from, int to, int which)
 {
 	for (unsigned int i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
 		char have[IFNAMSIZ] = "", want[IFNAMSIZ] = "";
 		socklen_t have_length = sizeof(have), want_length = sizeof(want);
-		int level = options[i].level, name = options[i].name;
+		int level = options[i].level, name = options[i].name, *number = (int *)(void *)want;
 
-		if (options[i].when != when || getsockopt(from, level, name, want, &want_length) ||
+		if (!(options[i].set & which) || getsockopt(from, level, name, want, &want_length) ||
 		    getsockopt(to, level, name, have, &have_length))
 			continue;
 		/* Most are at their default: setting SO_RCVBUF, say, would turn autotuning off. */
 		if (have_length == want_length && same(have, want, want_length))
 			continue;
-		if (options[i].halve)
-			*(int *)(void *)want /= 2;
+		/* The kernel doubles what is set: socket(7) SO_RCVBUF. */
+		if (options[i].set == BUFFERS)
+			*number /= 2;
+		/* None was set: net/ipv4/tcp.c:do_tcp_getsockopt. */
+		if (name == TCP_MAXSEG && level == IPPROTO_TCP && *number == TCP_MSS_DEFAULT)
+			*number = 0;
 		/* One that cannot be set here is one the accepted sockets do without. */
 		(void)setsockopt(to, level, name, want, want_length);
 	}
@@ -107,4 +113,40 @@ int socket_blocks(int fd)
 	int status = fcntl(fd, F_GETFL);
 
 	return status >= 0 && !(status & O_NONBLOCK);
+}
+
+/* Namespaces have no number before Linux 5.14, but a file each: which that is, the owner of the namespace may ask. */
+static int namespace_file(int fd, struct stat *file)
+{
+	int namespace = ioctl(fd, SIOCGSKNS), known;
+
+	if (namespace < 0)
+		return 0;
+	known = !fstat(namespace, file);
+	real.close(namespace);
+	return known;
+}
+
+static int same_namespace(int a, int b)
+{
+	uint64_t cookies[2] = { 0, 0 };
+	socklen_t lengths[2] = { sizeof(cookies[0]), sizeof(cookies[1]) };
+	struct stat files[2];
+
+	if (!getsockopt(a, SOL_SOCKET, SO_NETNS_COOKIE, &cookies[0], &lengths[0]) &&
+	    !getsockopt(b, SOL_SOCKET, SO_NETNS_COOKIE, &cookies[1], &lengths[1]))
+		return cookies[0] == cookies[1];
+	return !namespace_file(a, &files[0]) || !namespace_file(b, &files[1]) ||
+	       (files[0].st_ino == files[1].st_ino && files[0].st_dev == files[1].st_dev);
+}
+
+int socket_here(int fd)
+{
+	int fresh = real.socket(socket_flag(fd, SO_DOMAIN), SOCK_STREAM | SOCK_CLOEXEC, 0), here;
+
+	if (fresh < 0)
+		return 1;
+	here = same_namespace(fd, fresh);
+	real.close(fresh);
+	return here;
 }

@@ -34,17 +34,6 @@ int accept_orphan(const struct listener *l, struct sockaddr *address, socklen_t 
 	return -1;
 }
 
-int accept_blocking(const struct listener *l, int slot, struct sockaddr *address, socklen_t *length, int flags,
-		    enum source *source)
-{
-	struct pollfd both[] = { { .fd = slot, .events = POLLIN }, { .fd = l->fd, .events = POLLIN } };
-
-	if (poll(both, 2, -1) < 0)
-		return -1;
-	*source = both[0].revents & POLLIN ? FROM_SLOT : FROM_GLOBAL;
-	return plain_accept(*source == FROM_SLOT ? slot : both[1].fd, address, length, flags);
-}
-
 /* A slot that does not listen has nothing. */
 static int accept_slot(int slot, struct sockaddr *address, socklen_t *length, int flags)
 {
@@ -139,12 +128,8 @@ int accept_any(const struct listener *l, struct claim *c, struct sockaddr *addre
 
 int accept_off(const struct listener *l, const struct claim *c, struct sockaddr *address, socklen_t *length, int flags)
 {
-	enum source source;
-	int fd;
+	int fd = plain_accept(l->fd, address, length, flags);
 
-	if (l->blocking && socket_blocks(l->fd))
-		return accept_blocking(l, l->slots[c->cpu], address, length, flags, &source);
-	fd = plain_accept(l->fd, address, length, flags);
 	if (fd >= 0 || errno != EAGAIN)
 		return fd;
 	return accept_slot(l->slots[c->cpu], address, length, flags);

@@ -16,13 +16,6 @@ int plain_accept(int fd, struct sockaddr *address, socklen_t *length, int flags)
 /* What is asked first, and then the others. refused: errno of the slot, which was asked a moment ago, or 0. */
 int accept_any(const struct listener *l, struct claim *c, struct sockaddr *address, socklen_t *length, int flags,
 	       int refused, enum source *source);
-/*
- * A listener that blocks, which is rare in an epoll: accept() on it would sleep
- * while a connection waits in the slot, so wait for both. Another thread may
- * take the listener's first: then this one sleeps there, as with libc.
- */
-int accept_blocking(const struct listener *l, int slot, struct sockaddr *address, socklen_t *length, int flags,
-		    enum source *source);
 /* Slots that their owner does not serve: whoever is awake takes what is left in them. */
 int accept_orphan(const struct listener *l, struct sockaddr *address, socklen_t *length, int flags);
 /* As the plain libc; then what had already come to the slot. */

@@ -22,6 +22,7 @@
 	REAL(int, accept4, (int, struct sockaddr *, socklen_t *, int)) \
 	REAL(int, connect, (int, const struct sockaddr *, socklen_t)) \
 	REAL(int, setsockopt, (int, int, int, const void *, socklen_t)) \
+	REAL(int, shutdown, (int, int)) \
 	REAL(int, close, (int)) \
 	REAL(void, closefrom, (int)) \
 	REAL(int, dup2, (int, int)) \

@@ -68,7 +68,6 @@ struct listener {
 	int backlog;
 	_Atomic int sharded;	/* one of several of the application's own: no siblings */
 	_Atomic int claimed;	/* some thread or process had a slot of it */
-	_Atomic int blocking;	/* it was when it was added to an epoll */
 	_Atomic int copies;	/* one more than the highest descriptor that is known to be a copy */
 	struct sockaddr_storage address;
 	socklen_t address_length;
@@ -82,6 +81,8 @@ uint64_t socket_cookie(int fd);
 int socket_is_tcp(int fd);
 int socket_flag(int fd, int option);
 int socket_blocks(int fd);
+/* In the network namespace of this thread? 1 where the kernel does not tell. */
+int socket_here(int fd);
 
 /* The managed listener behind fd, or NULL. */
 struct listener *listener_find(int fd);
@@ -135,9 +136,10 @@ void listeners_after_fork(void);
 /* The slot's descriptor is still ours, not closed behind our back (close_range) and used again. */
 int slot_intact(const struct listener *l, int cpu);
 
-/* Copy what a sibling must have before bind(2) or before listen(2). */
-enum when { BEFORE_BIND, BEFORE_LISTEN };
-void options_copy(int from, int to, enum when when);
+/* What a sibling must have before bind(2) and before listen(2), besides the sizes of buffers. */
+enum options { BEFORE_BIND = 1, BEFORE_LISTEN = 2, BUFFERS = 4 };
+/* Copy those of a set of enum options. */
+void options_copy(int from, int to, int which);
 
 /* epoll_ctl() on a managed listener, for the slot as well. */
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event);

@@ -201,7 +201,7 @@ void steer_end(const struct listener *l, int slot)
 
 	/* With a program that chooses nothing would be moved, but by the sysctl. */
 	moves = (global || quiet || by_program) && !migrate_by_sysctl() && !migrate_attach(l->fd);
-	shutdown(l->slots[slot], SHUT_RD);
+	real.shutdown(l->slots[slot], SHUT_RD);
 	if (by_program)
 		choose_remove(l, slot);
 	/* In GLOBAL no handshake is under way to a slot. */

@@ -24,7 +24,7 @@
 
 static const struct sockaddr_un unnamed = { .sun_family = AF_UNIX };
 static struct sockaddr_un name = { .sun_family = AF_UNIX, .sun_path = "\0cost" };
-static int epoll, event, spare, listener, managed;
+static int epoll, event, spare, listener, managed, pair[2];
 static struct epoll_event events[4];
 
 #define NAME ((struct sockaddr *)&name)
@@ -96,6 +96,21 @@ static void call_setsockopt(void)
 	must(setsockopt(managed, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)));
 }
 
+/* Where nothing is open. */
+static void call_close_range(void) { must(close_range(100000, 100010, 0)); }
+static void call_closefrom(void) { closefrom(100000); }
+static void call_shutdown(void) { must(shutdown(pair[0], SHUT_RD)); }
+
+static void call_recvmsg(void)
+{
+	char byte;
+	struct iovec part = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1 };
+
+	must(syscall(SYS_write, pair[1], "x", 1));
+	must(recvmsg(pair[0], &message, 0));
+}
+
 static void call_listen(void) { must(listen(listener, 5)); }
 
 static void call_accept(void)
@@ -132,7 +147,8 @@ static const struct {
 	{ "epoll_ctl-mod", call_epoll_mod }, { "epoll_ctl-add", call_epoll_add_del },
 	{ "epoll_ctl-del", call_epoll_del }, { "epoll_wait", call_epoll_wait }, { "epoll_pwait", call_epoll_pwait },
 	{ "bind", call_bind }, { "listen", call_listen }, { "accept", call_accept }, { "accept4", call_accept4 },
-	{ "connect", call_connect }, { "setsockopt", call_setsockopt },
+	{ "connect", call_connect }, { "setsockopt", call_setsockopt }, { "recvmsg", call_recvmsg },
+	{ "shutdown", call_shutdown }, { "close_range", call_close_range }, { "closefrom", call_closefrom },
 };
 
 /* A pinned server with a TCP listener of its own, so that the library is at work in it. */
@@ -165,6 +181,7 @@ int main(int argc, char **argv)
 	event = must(eventfd(0, EFD_CLOEXEC));
 	spare = must(dup(event));
 	must(epoll_ctl(epoll, EPOLL_CTL_ADD, event, events));
+	must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
 	listener = must(socket(AF_UNIX, SOCK_STREAM, 0));
 	must(bind(listener, NAME, NAME_LENGTH));
 	must(listen(listener, 5));

@@ -18,6 +18,7 @@ CPUS = sorted(os.sched_getaffinity(0))[:2]
 HABIT, PORT = sys.argv[1], int(sys.argv[2])
 # linux/filter.h: BPF_RET | BPF_K; asm-generic/socket.h
 RETURN, SO_ATTACH_REUSEPORT_CBPF = 0x06, 51
+CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
 def pin(cpu):
@@ -140,6 +141,110 @@ def ticks():
         events.poll(begin + 4.1 - time.monotonic())
     # The first one may come as the unprotected part of the first wait ends.
     assert len(heard) >= 13, [round(at - begin, 2) for at in heard]
+
+
+def two_on_one():
+    """Two threads of one CPU, an epoll each: both may serve, one has the slot."""
+    listener, served = listening(), []
+
+    def serve():
+        pin(CPUS[0])
+        with polled(listener) as events:
+            ready.wait()
+            while len(served) < 100:
+                events.poll(0.1)
+                served.extend(accepted(listener))
+    ready = threading.Barrier(3)
+    threads = [threading.Thread(target=serve) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    ready.wait()
+    waiting = clients(100)
+    for thread in threads:
+        thread.join()
+    assert len(served) == len(waiting)
+
+
+def failed_dup2():
+    """Over the listener, of what is no descriptor: it is as it was, and what waits in its slot is there."""
+    pin(CPUS[0])
+    listener = listening()
+    events = polled(listener)
+    libc = ctypes.CDLL(None, use_errno=True)
+    for call in (lambda: libc.dup2(999, listener.fileno()), lambda: libc.dup3(999, listener.fileno(), 0)):
+        waiting = clients(10)
+        assert (call(), ctypes.get_errno()) == (-1, errno.EBADF)
+        waiting += clients(10)
+        assert events.poll(1) and len(accepted(listener)) == len(waiting)
+
+
+def one_shot():
+    """One event, whatever comes wherever, until it is armed again."""
+    pin(CPUS[0])
+    listener, events = listening(), select.epoll()
+    waiting = clients(1)
+    events.register(listener, select.EPOLLIN | select.EPOLLONESHOT)
+    waiting += clients(1)
+    assert [len(events.poll(timeout)) for timeout in (1, 0.3)] == [1, 0]
+    assert len(accepted(listener)) == len(waiting)
+    # Armed so only now: another thread would hear of the one while this one has the other.
+    for arm in (select.EPOLLIN, select.EPOLLIN | select.EPOLLONESHOT):
+        events.modify(listener, arm)
+        waiting = clients(1)
+        assert len(events.poll(1)) == 1 and len(accepted(listener)) == 1
+    assert not events.poll(0.1) and clients(1) and not events.poll(0.3)
+
+
+def shut_down():
+    """A listener that is shut down refuses; one that listens anew serves."""
+    pin(CPUS[0])
+    listener = listening()
+    events = polled(listener)
+    for _ in range(2):
+        waiting = clients(20)
+        assert events.poll(1) and len(accepted(listener)) == len(waiting)
+        listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(ConnectionRefusedError):
+            assert not clients(1)
+        try:
+            assert not listener.accept()
+        except OSError as fault:
+            assert fault.errno == errno.EINVAL, fault
+        listener.listen(100)
+    events.unregister(listener)
+    events.register(listener, select.EPOLLIN)
+    waiting = clients(20)
+    assert events.poll(1) and len(accepted(listener)) == len(waiting)
+
+
+def elsewhere():
+    """Listeners of another network namespace, as HAProxy's `bind ... namespace`: nobody here can reach them."""
+    pin(CPUS[0])
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net") as home:
+        assert not libc.unshare(CLONE_NEWNET), ctypes.get_errno()
+        theirs = [socket.socket() for _ in range(2)]
+        assert not libc.setns(home.fileno(), CLONE_NEWNET), ctypes.get_errno()
+    for port, listener in enumerate(theirs, PORT):
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, port - PORT)
+        listener.bind(("", port))
+        listener.listen(100)
+        listener.setblocking(False)
+    # One of ours beside the second of theirs: the same address, and another one.
+    ours = socket.socket()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    ours.bind(("", PORT + 1))
+    ours.listen(100)
+    ours.setblocking(False)
+    events = polled(ours, *theirs)
+    with contextlib.suppress(ConnectionRefusedError):
+        assert not clients(1)
+    waiting = [socket.create_connection(("127.0.0.1", PORT + 1)) for _ in range(20)]
+    assert events.poll(1) and len(accepted(ours)) == len(waiting)
+    events.unregister(ours)
+    ours.close()
+    with contextlib.suppress(ConnectionRefusedError):
+        assert not socket.create_connection(("127.0.0.1", PORT + 1))
 
 
 def serve_until_told():

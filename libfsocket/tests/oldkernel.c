@@ -3,7 +3,8 @@
 /*
  * oldkernel.so, preloaded behind the library: SO_INCOMING_CPU does nothing, as in the reuseport groups of Linux 4.6 to
  * 6.1. OLDKERNEL names what is not there either: bpf(2) (nothing migrates, Linux before 5.14), pidfd (no descriptor is
- * taken from another process, Linux before 5.6), cbpf (no program of a group, Linux before 4.6).
+ * taken from another process, Linux before 5.6), cbpf (no program of a group, Linux before 4.6), netns (no socket tells the
+ * number of its network namespace, Linux before 5.14).
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,10 +19,14 @@
 #ifndef SYS_pidfd_open
 #define SYS_pidfd_open 434
 #endif
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
 
 /* A copy: nginx writes its title over its environment. */
 static char missing[64];
 static int (*real_setsockopt)(int fd, int level, int option, const void *value, socklen_t length);
+static int (*real_getsockopt)(int fd, int level, int option, void *value, socklen_t *length);
 static long (*real_syscall)(long number, ...);
 
 static void find(void *function, const char *name)
@@ -34,6 +39,7 @@ static void find(void *function, const char *name)
 __attribute__((constructor)) static void start(void)
 {
 	find(&real_setsockopt, "setsockopt");
+	find(&real_getsockopt, "getsockopt");
 	find(&real_syscall, "syscall");
 	if (getenv("OLDKERNEL"))
 		strncpy(missing, getenv("OLDKERNEL"), sizeof(missing) - 1);
@@ -58,6 +64,17 @@ int setsockopt(int fd, int level, int option, const void *value, socklen_t lengt
 	if (!real_setsockopt)
 		start();
 	return real_setsockopt(fd, level, option, value, length);
+}
+
+int getsockopt(int fd, int level, int option, void *value, socklen_t *length)
+{
+	if (level == SOL_SOCKET && option == SO_NETNS_COOKIE && lacks("netns")) {
+		errno = ENOPROTOOPT;
+		return -1;
+	}
+	if (!real_getsockopt)
+		start();
+	return real_getsockopt(fd, level, option, value, length);
 }
 
 long syscall(long number, ...)

@@ -15,10 +15,11 @@ PORT = 8600
 
 
 def as_without(habit):
-    """The habit's own assertions hold without the library, or it is no test, and with it."""
+    """The habit's own assertions hold without the library, or it is no test, and with it. Returns its statistics."""
     for number, env in enumerate((dict(os.environ), lab.environment(habit))):
-        lab.run(sys.executable, str(HERE / "edge.py"), habit, str(PORT + number), env=env)
+        lab.run(sys.executable, str(HERE / "edge.py"), habit, str(PORT + 2 * number), env=env)
     assert lab.Stats(habit).read()["listeners"], "the library did not take part"
+    return lab.Stats(habit)
 
 
 def test_minus_one():
@@ -44,6 +45,39 @@ def test_thread_ends():
 def test_ticks():
     """a timer that fires as a part of the wait ends: every tick ends the wait"""
     as_without("ticks")
+
+
+def test_two_on_one():
+    """of two threads on one CPU one has the slot, which is counted, and everybody is served"""
+    assert as_without("two_on_one").errors() == {"TAKEN": 1}
+
+
+def test_failed_dup2():
+    """a dup2() or dup3() over the listener that fails leaves it its slots"""
+    total = as_without("failed_dup2").total()
+    assert total["accepts"] == 40 and not total["accepts_global"], total
+
+
+def test_one_shot():
+    """EPOLLONESHOT is one event for all that comes"""
+    as_without("one_shot")
+
+
+def test_shut_down():
+    """shutdown() of a listener ends its slots, and listen() begins anew"""
+    total = as_without("shut_down").total()
+    assert total["accepts"] == 60 and total["accepts_global"] < 60, total
+
+
+def test_elsewhere():
+    """a listener of another network namespace is left alone, and does not appear in this one"""
+    rows = as_without("elsewhere").read()["listeners"]
+    assert [(row["port"], row["mode"]) for row in rows] == [(PORT + 3, "SLOTS")], rows
+    # Before Linux 5.14 no socket says the number of its namespace.
+    env = lab.environment("older")
+    env.update(LD_PRELOAD=f"{env['LD_PRELOAD']}:{lab.build / 'tests/oldkernel.so'}", OLDKERNEL="netns")
+    lab.run(sys.executable, str(HERE / "edge.py"), "elsewhere", str(PORT), env=env)
+    assert [row["port"] for row in lab.Stats("older").read()["listeners"]] == [PORT + 1]
 
 
 @told

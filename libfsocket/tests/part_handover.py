@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import struct
+import sys
 import threading
 import time
 
@@ -100,6 +101,34 @@ def test_handover():
                 assert new.stats.total()["accepts_remote"] == before and not new.stats.errors(), new.stats.read()
                 new.reload()
                 lab.ask(HOST, 8120, 50)
+
+
+SETS = """
+import socket, struct, sys
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+s.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, 3)
+s.bind(("127.0.0.1", 8124))
+s.listen(100)
+print(*struct.unpack("Q", s.getsockopt(socket.SOL_SOCKET, 57, 8)),
+      *(s.getsockopt(*map(int, pair.split(","))) for pair in sys.argv[1:]))
+"""
+
+
+def test_options():
+    """what the new configuration sets before bind() counts, and what it does not set any more does not"""
+    tcp = socket.IPPROTO_TCP
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE), (tcp, socket.TCP_DEFER_ACCEPT), (tcp, socket.TCP_USER_TIMEOUT)]
+    with socket.socket() as old:
+        old.setsockopt(tcp, socket.TCP_USER_TIMEOUT, 4000)
+        old.bind((HOST, 8124))
+        old.listen(100)
+        with offer("setter", [old]) as taken:
+            out = lab.run(sys.executable, "-c", SETS, *(f"{level},{name}" for level, name in options),
+                          env=lab.environment("setter"))
+        theirs, keepalive, defer, timeout = map(int, out.stdout.split())
+        assert taken and theirs == cookie(old), "it has not taken the socket over"
+        assert keepalive == 1 and defer >= 3 and timeout == 0, out.stdout
 
 
 def test_offered_and_not_wanted():

@@ -81,7 +81,7 @@ static void copy_all(int family, int i)
 		goto out;
 	}
 	options_copy(from, to, BEFORE_BIND);
-	options_copy(from, to, BEFORE_LISTEN);
+	options_copy(from, to, BEFORE_LISTEN | BUFFERS);
 	get(to, i, have);
 	CHECK(memcmp(want, fresh, 16) && !memcmp(want, have, 16), "%s is copied (IPv%d)", rows[i].what,
 	      family == AF_INET ? 4 : 6);
@@ -98,8 +98,17 @@ static int buffers_locked(int fd)
 	return getsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &value, &length) ? 0 : value;
 }
 
+static int number(int fd, int name)
+{
+	int value = -1;
+	socklen_t length = sizeof(value);
+
+	return getsockopt(fd, IPPROTO_TCP, name, &value, &length) ? -1 : value;
+}
+
 void unit_options(void)
 {
+	int mss = 1000, size = 12345, none = 0;
 	struct linger want = { 1, 5 }, have = { 0, 0 };
 	socklen_t length = sizeof(have);
 	int from = socket(AF_INET, SOCK_STREAM, 0), to = socket(AF_INET, SOCK_STREAM, 0), one = 1;
@@ -109,13 +118,20 @@ void unit_options(void)
 		copy_all(AF_INET6, (int)i);
 	}
 	options_copy(from, to, BEFORE_BIND);
-	options_copy(from, to, BEFORE_LISTEN);
+	options_copy(from, to, BEFORE_LISTEN | BUFFERS);
 	CHECK(!buffers_locked(to), "default buffers are left alone, so that the kernel goes on tuning them");
 	setsockopt(from, SOL_SOCKET, SO_LINGER, &want, sizeof(want));
 	setsockopt(from, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-	options_copy(from, to, BEFORE_LISTEN);
+	options_copy(from, to, BEFORE_LISTEN | BUFFERS);
 	getsockopt(to, SOL_SOCKET, SO_LINGER, &have, &length);
 	CHECK(have.l_onoff == 1 && have.l_linger == 5, "SO_LINGER is copied");
+	setsockopt(to, IPPROTO_TCP, TCP_MAXSEG, &mss, sizeof(mss));
+	setsockopt(to, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	options_copy(from, to, BEFORE_LISTEN);
+	setsockopt(from, IPPROTO_TCP, TCP_MAXSEG, &none, sizeof(none));
+	CHECK(number(from, TCP_MAXSEG) == number(to, TCP_MAXSEG) && number(to, TCP_MAXSEG) != mss,
+	      "a maximum segment size that is not set any more is not");
+	CHECK(socket_flag(to, SO_RCVBUF) == 2 * size, "sizes of buffers are copied only where they are asked for");
 	CHECK(socket_flag(to, SO_REUSEADDR) == 0, "what belongs before bind() is not copied before listen()");
 	close(from);
 	close(to);
