@@ -101,7 +101,7 @@ class ActionModule(ActionBase):
         became = boots.outcome(timeline, before, given["kernel"], given["stable"], expired)
         if became == "new_kernel" and trial.get("state") == "fell_back":
             became = "fell_back"    # the stock kernel has the same name: only the host can tell the boots apart
-        failed_before = given["failed_units"] if given["failed_units"] is not None else since.get("failed_units", [])
+        failed_before = boots.failed_before(given["failed_units"], since, trial)
         found = {
             "changed": False,
             "outcome": became,

@@ -44,6 +44,19 @@ def run(*words, **options):
     return output
 
 
+def failed():
+    """Return the names of the units that have failed; [] where there is no systemd."""
+    if not os.path.isdir("/run/systemd/system"):
+        return []
+    return failed_in(attempt("systemctl", "list-units", "--state=failed", "--plain", "--no-legend", "--no-pager",
+                             "--full")[1])
+
+
+def failed_in(text):
+    """Return the names in what `systemctl list-units --state=failed` says, sorted; some put a bullet before them."""
+    return sorted(name for line in text.splitlines() for name in [word for word in line.split() if "." in word][:1])
+
+
 def last_lines(text, count=8):
     return " | ".join(line.strip() for line in text.strip().splitlines()[-count:])
 

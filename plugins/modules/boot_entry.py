@@ -153,6 +153,11 @@ trial:
       description: The boot that armed it.
       type: str
       returned: success
+    failed_units:
+      description: The units that had failed by then.
+      type: list
+      elements: str
+      returned: success
     arguments:
       description: As given.
       type: list

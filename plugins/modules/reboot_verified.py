@@ -51,7 +51,9 @@ options:
     type: dict
     default: {}
   failed_units:
-    description: Units that were failed before the reboot and do not count. Default is what O(phase=reboot) found.
+    description:
+      - Units that were failed before the reboot and do not count. Default is what O(phase=reboot) found, or, where
+        another run asked for the reboot, what M(fastsocket.fleet.boot_entry) found when it armed the trial.
     type: list
     elements: str
   slice:

@@ -88,6 +88,13 @@ def remember(timeline, before, trial):
                        for boot in unseen]
 
 
+def failed_before(given, since, trial):
+    """Return the units that are no fault of the new kernel: as given, else those that had failed when the reboot was
+    asked for, else, where another run did that, when the trial was armed."""
+    known = (given, since.get("failed_units"), trial.get("failed_units"))
+    return next((units for units in known if units is not None), [])
+
+
 def unhealthy(seen, failed_before, stable):
     """Return what is wrong on a host that answers, as phrases: units newly failed, a boot that is not over."""
     wrong = [f"{unit} failed" for unit in seen["failed"] if unit not in failed_before]

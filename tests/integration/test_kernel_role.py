@@ -313,7 +313,8 @@ def test_check_mode_of_the_role(machines, role):
 
 @pytest.mark.parametrize("given, words", [
     ({"verify_accept_local": 99}, ["verify_accept_local 99", "a share is from 0 to 1"]),
-    ({"verify_seconds": 0, "verify_min_accepts": -1}, ["verify_seconds 0", "verify_min_accepts -1"]),
+    ({"verify_seconds": 0, "verify_min_accepts": -1, "verify_windows": 0},
+     ["verify_seconds 0", "verify_min_accepts -1", "verify_windows 0: at least 1 window"]),
     ({"kernel_package": "/nowhere.deb", "kernel_sha256": "0" * 64}, ["/nowhere.deb", "found no such file"]),
 ])
 def test_rollout_checks_proof_and_kernel_before_it_changes_anything(untouched, rollout, given, words):

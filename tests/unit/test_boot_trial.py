@@ -3,6 +3,7 @@
 """A trial from arming to its end, on the tree of a Debian host whose boots the tests play through."""
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -77,7 +78,8 @@ def test_armed(root):
     one = found["trial"]
     assert re.fullmatch(r"[0-9a-f]{12}", one["id"])
     assert one == {"id": one["id"], "kernel": NEW, "stock": STOCK, "state": "armed", "arguments": ["debug"],
-                   "seconds": 600, "armed_boot_id": BOOT_IDS[0], "boots": [], "reason": None, "evidence": []}
+                   "seconds": 600, "armed_boot_id": BOOT_IDS[0], "boots": [], "reason": None, "evidence": [],
+                   "failed_units": []}
     assert found["default"]["kernel"] == STOCK and found["problems"] == []
     after = boot_tree.snapshot(root)
     again = trial.settle("armed", NEW, ["debug"], root=root)
@@ -132,6 +134,27 @@ def test_back_to_stock_by_the_same_way(root, armed):
     assert trial.settle("committed", STOCK, root=root)["default"]["kernel"] == STOCK
     assert trial.settle("released", root=root)["default"] == {"id": boot_tree.DEFAULT_ID, "kernel": STOCK}
     assert not (Path(root) / "boot/grub/custom.cfg").exists()
+
+
+def test_a_trial_after_a_trial(root, armed):
+    """The words of a trial boot stand in the entry that kernel-install makes from it; the trial of that has its own."""
+    boot_tree.running(root, NEW, 1, f"fastsocket.trial=0123456789ab panic=10 fastsocket.trial={armed['id']} panic=10")
+    boot_tree.environment(root, next_entry="")
+    record(root, 1, "trial", NEW)
+    assert shown(root)["state"] == "running"
+    assert trial.settle("committed", root=root)["trial"]["state"] == "committed"
+
+
+def test_what_had_failed_before_is_remembered(root):
+    assert trial.settle("armed", NEW, root=root)["trial"]["failed_units"] == []
+    path = Path(root) / trial.STATE.lstrip("/")
+    known = json.loads(path.read_text())
+    known["trial"]["failed_units"] = ["old.service"]
+    path.write_text(json.dumps(known))
+    assert shown(root)["failed_units"] == ["old.service"]
+    del known["trial"]["failed_units"]      # of a trial that an older release armed
+    path.write_text(json.dumps(known))
+    assert shown(root)["failed_units"] == []
 
 
 def test_committed_without_a_trial(root):
@@ -295,6 +318,10 @@ def test_evidence(root, armed):
     assert "no trace" in shown(root)["evidence"][0]
     boot_tree.write(root, "/var/lib/systemd/pstore/17/dmesg.txt", "\n".join(f"line {n}" for n in range(50)) + "\n\n")
     assert shown(root)["evidence"] == [f"line {n}" for n in range(20, 50)]
+    deeper = boot_tree.write(root, "/var/lib/systemd/pstore/18/001/dmesg.txt", "of a firmware\n")
+    os.utime(deeper, (2**31, 2**31))
+    assert shown(root)["evidence"] == ["of a firmware"]
+    os.unlink(deeper)
     assert trial.settle("disarmed", root=root)["trial"]["evidence"][-1] == "line 49"
 
 

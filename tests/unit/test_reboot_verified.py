@@ -165,6 +165,17 @@ def test_unhealthy():
     assert boots.unhealthy(dict(look, failed=[], settled=3.4), [], STABLE) == ["the boot was over for 3 of 10 s only"]
 
 
+@pytest.mark.parametrize("given, since, trial, units", [
+    (["a.service"], {"failed_units": ["b.service"]}, {"failed_units": ["c.service"]}, ["a.service"]),
+    ([], {"failed_units": ["b.service"]}, {}, []),
+    (None, {"failed_units": []}, {"failed_units": ["c.service"]}, []),
+    (None, {"skipped": True}, {"failed_units": ["c.service"]}, ["c.service"]),
+    (None, {}, {}, []),
+])
+def test_failed_before(given, since, trial, units):
+    assert boots.failed_before(given, since, trial) == units
+
+
 @pytest.mark.parametrize("looks, trial, error, words", [
     ([FALLEN], {"reason": "The trial panicked."}, "", "The trial panicked."),
     ([FALLEN], {}, "", ""),

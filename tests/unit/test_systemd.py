@@ -125,3 +125,13 @@ def test_output_that_is_no_text():
 def test_last_lines():
     assert systemd.last_lines("a\n b \n\nc\n", 2) == " | c" and systemd.last_lines("") == ""
     assert systemd.last_lines("\n".join(map(str, range(20)))).startswith("12 | 13")
+
+
+def test_failed_units(systemctl):
+    asked = systemctl("old.service loaded failed failed An old one\n"
+                      "\u25cf fwupd.service     loaded failed failed Firmware update daemon\n\n"
+                      "srv-data.mount loaded failed failed /srv/data\n")
+    assert systemd.failed() == ["fwupd.service", "old.service", "srv-data.mount"]
+    assert "--state=failed" in asked.read_text()
+    systemctl("")
+    assert systemd.failed() == []

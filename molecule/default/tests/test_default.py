@@ -89,6 +89,15 @@ def test_verify_fails_without_traffic():
     run.one_failure(NODE, "nginx", "accepts (at least 100)")
 
 
+def test_verify_takes_another_window_after_a_busy_moment():
+    """Of a worker that is stopped for a while the others take the connections, on their cores: for that while."""
+    stopped = status(NODE)["nginx"]["slots"][0]["pid"]
+    with lab.load(TARGET):
+        lab.sh(NODE, f"kill -STOP {stopped}; (sleep 10; kill -CONT {stopped}) >/dev/null 2>&1 &")
+        run = verified(NODE, "-e", "verify_windows=12")
+    assert run.status == 0 and "RETRYING" in run.output, run.output
+
+
 def test_fsctl():
     def fsctl(words, status=0, user="root"):
         return lab.sh(NODE, f"/usr/sbin/fsctl {words}", status=status, user=user)

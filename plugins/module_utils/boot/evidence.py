@@ -9,7 +9,9 @@ import os
 from .. import hostfile, systemd, topology
 
 # The kernel's own, and where systemd-pstore.service puts them away after the boot.
-PSTORE = ("/sys/fs/pstore/dmesg-*", "/var/lib/systemd/pstore/*/dmesg*", "/var/lib/systemd/pstore/dmesg-*")
+# (systemd: src/pstore/pstore.c; a folder each by time, and for firmware by count in it).
+PSTORE = ("/sys/fs/pstore/dmesg-*", "/var/lib/systemd/pstore/dmesg-*", "/var/lib/systemd/pstore/*/dmesg*",
+          "/var/lib/systemd/pstore/*/*/dmesg*")
 PERSISTENT = "/var/log/journal"
 LINES = 30
 

@@ -43,9 +43,11 @@ def command_line(root="/"):
 
 
 def trial_of(root="/"):
-    """Return the id of the trial that this boot is, None when it is none."""
+    """Return the id of the trial that this boot is, None when it is none.
+
+    The last one: kernel-install gives a new entry the words of the boot it ran in, which may have been a trial too."""
     prefix = "fastsocket.trial="
-    return next((word[len(prefix):] for word in command_line(root) if word.startswith(prefix)), None)
+    return ([None] + [word[len(prefix):] for word in command_line(root) if word.startswith(prefix)])[-1]
 
 
 def check_arguments(arguments):

@@ -11,7 +11,7 @@ import os
 import time
 import uuid
 
-from .. import hostfile, paths, topology
+from .. import hostfile, paths, systemd, topology
 from ..errors import FleetError
 from . import deadman, evidence, grub2, kernels, loader, systemd_boot
 
@@ -70,7 +70,8 @@ def _trial(found, trial, root):
     elif status == "expired":
         reason = "no reboot came within %d s of arming" % trial["seconds"]
     keys = ("id", "kernel", "stock", "arguments", "seconds", "armed_boot_id")
-    return dict({key: trial[key] for key in keys}, state=status, boots=boots, reason=reason, evidence=lines)
+    return dict({key: trial[key] for key in keys}, state=status, boots=boots, reason=reason, evidence=lines,
+                failed_units=trial.get("failed_units", []))
 
 
 def _status(found, trial, boots, expired, root):
@@ -243,7 +244,8 @@ def _armed(found, state, wanted, root):
     pin = state["pin"] or _pin_of(found, kernels.running(root))
     record = state["trial"] if same else {
         "id": uuid.uuid4().hex[:12], "kernel": wanted.kernel, "stock": pin["kernel"], "arguments": wanted.arguments,
-        "seconds": wanted.seconds, "armed_boot_id": kernels.boot_id(root), "armed_at": int(time.time()), "ended": None}
+        "seconds": wanted.seconds, "armed_boot_id": kernels.boot_id(root), "armed_at": int(time.time()), "ended": None,
+        "failed_units": systemd.failed() if root == "/" else []}
     if trial and trial["state"] == "fell_back":
         raise FleetError("the trial of %s fell back (%s): disarm it before another is armed" % (
             trial["kernel"], trial["reason"]), trial=trial)
