@@ -18,8 +18,17 @@ FIRST = {
     "v4": (["systemd.mask=systemd-networkd.service"], "nobody committed the trial boot"),
 }
 CANARY = "v1"
+# The kernel is brought there without consent first.
+UNASKED = "v4"
 SECOND = {"good": "v1", "early": "v2", "soft": "v3", "alone": "v4"}
 SOFT = (LKDTM + ["lkdtm.cpoint_type=SOFTLOCKUP"], "Kernel panic - not syncing: softlockup")
+# What the run says of a trial, boot/trial.py: by what the host has noted of it.
+NEVER_CAME = "never came to a writable root file system: it panicked or hung early, found no root,"
+CUT_SHORT = "booted, and the host was rebooted, crashed or lost power before the commit"
+NOT_COMMITTED = "booted, and nobody committed it within [0-9]+ s: its deadman rebooted"
+# Seconds that a shutdown may take until it is forced, as boot/deadman.py has them, and a boot on a busy machine.
+SHUTDOWN_S, BOOT_S = 80, 400
+ALONE_S = 240
 BOOT_ID = "cat /proc/sys/kernel/random/boot_id"
 ON_TRIAL = "grep -c fastsocket.trial= /proc/cmdline; uname -r"
 
@@ -35,12 +44,11 @@ def came_back(machines, kernel, host, before):
     assert kernel.version in [entry["kernel"] for entry in told["entries"]]
 
 
-def fell_back(machines, host, failures):
-    """The run names the outcome; returns its one message for the host."""
+def fell_back(machines, host, failures, reason):
+    """The run names the outcome and the reason, once for the host."""
     said = [text for name, text in failures if name == host]
     assert len(said) == 1, said
-    assert re.match(f"{host} fell back to {re.escape(machines.stock)} after [0-9]+ s: ", said[0]), said
-    return said[0]
+    assert re.match(f"{host} fell back to {re.escape(machines.stock)} after [0-9]+ s: .*({reason})", said[0]), said
 
 
 @pytest.fixture(scope="module", name="first")
@@ -48,19 +56,36 @@ def fixture_first(machines, play):
     """The first round: three by the role, and the canary of a rollout."""
     before = {host: machines.inside(host, BOOT_ID) for host in FIRST}
     untouched = machines.snapshot(NEXT)
+    asked = play("asked", {UNASKED: {}}, kernel_reboot_ok=False)
     rollout = play("rollout", {CANARY: {"kernel_arguments": FIRST[CANARY][0]}, NEXT: {}},
                    book="fastsocket.fleet.rollout", rollout_canary=CANARY, preload_services=["nginx"])
-    role = play("first", {host: {"kernel_arguments": FIRST[host][0], "kernel_trial_seconds": 60}
-                          for host in FIRST if host != CANARY})
-    runs = {"rollout": rollout.end(), "role": role.end()}
-    return {"before": before, "untouched": untouched, **runs}
+    given = {host: {"kernel_arguments": FIRST[host][0], "kernel_trial_seconds": 60} for host in FIRST}
+    role = play("first", {host: given[host] for host in FIRST if host not in (CANARY, UNASKED)})
+    asked = asked.end()
+    waits = machines.trial(UNASKED), machines.inside(UNASKED, f"{BOOT_ID}; uname -r; grub-editenv list").split("\n")
+    unasked = play("unasked", {UNASKED: given[UNASKED]})
+    runs = {"rollout": rollout.end(), "role": role.end(), "asked": asked, "unasked": unasked.end()}
+    return {"before": before, "untouched": untouched, "waits": waits, **runs}
+
+
+def test_without_consent_nothing_is_booted(machines, kernel, first):
+    """The package is there, the host as it was, and the run says what waits."""
+    run, (told, (boot_id, running, *environment)) = first["asked"], first["waits"]
+    assert run.status == 0 and run.recap[UNASKED]["changed"] > 0, run.output
+    assert f"{UNASKED}: a reboot is required" in run.output, run.output
+    assert f"runs {machines.stock}; {kernel.version} waits for a reboot" in run.output, run.output
+    assert (boot_id, running) == (first["before"][UNASKED], machines.stock)
+    assert told["default"]["kernel"] == machines.stock and told["trial"] is None, told
+    assert kernel.version in [entry["kernel"] for entry in told["entries"]]
+    assert not [line for line in environment if line.startswith("next_entry=") and line != "next_entry="], environment
 
 
 @pytest.mark.parametrize("host", FIRST)
 def test_a_kernel_that_fails_comes_back_by_itself(machines, kernel, first, host):
-    run = first["rollout" if host == CANARY else "role"]
+    run = first[{CANARY: "rollout", UNASKED: "unasked"}.get(host, "role")]
     assert run.status != 0
-    fell_back(machines, host, run.failures)
+    # On a machine as busy as this one, the deadman may come before the disk does.
+    fell_back(machines, host, run.failures, f"{NOT_COMMITTED}|{NEVER_CAME}" if host == UNASKED else NEVER_CAME)
     came_back(machines, kernel, host, first["before"][host])
     assert FIRST[host][1] in machines.console(host)
 
@@ -84,7 +109,7 @@ def fixture_second(machines, kernel, play, first):
         SECOND["early"]: {"kernel_stable_seconds": 90},
         SECOND["soft"]: {"kernel_arguments": SOFT[0]}})
     # So long that the emulated kernel gets to its disk in it, and leaves its own trace, on a machine that is busy.
-    alone = play("alone", {SECOND["alone"]: {}}, kernel_trial_seconds=240)
+    alone = play("alone", {SECOND["alone"]: {}}, kernel_trial_seconds=ALONE_S)
     alone.shows("kernel : Look at the host]")
     alone.kill()
     trial = machines.until(SECOND["early"], ON_TRIAL, lambda said: said == f"1\n{kernel.version}")
@@ -94,13 +119,13 @@ def fixture_second(machines, kernel, play, first):
 
 def test_a_reset_before_the_commit_ends_the_trial(machines, kernel, second):
     host = SECOND["early"]
-    fell_back(machines, host, second["role"].failures)
+    fell_back(machines, host, second["role"].failures, CUT_SHORT)
     came_back(machines, kernel, host, second["before"][host])
 
 
 def test_a_soft_lockup_comes_back_by_itself(machines, kernel, second):
     host = SECOND["soft"]
-    fell_back(machines, host, second["role"].failures)
+    fell_back(machines, host, second["role"].failures, NEVER_CAME)
     came_back(machines, kernel, host, second["before"][host])
     assert SOFT[1] in machines.console(host)
 
@@ -113,6 +138,9 @@ def test_a_controller_that_dies_is_not_needed(machines, kernel, second):
     came_back(machines, kernel, host, second["before"][host])
     trial = machines.trial(host)["trial"]
     assert trial["state"] == "fell_back" and [boot["trial"] for boot in trial["boots"]] == [True, False], trial
+    assert re.search(NOT_COMMITTED, trial["reason"]), trial
+    tried, back = (boot["time"] for boot in trial["boots"])
+    assert back - tried <= ALONE_S + SHUTDOWN_S + BOOT_S, trial
 
 
 def test_a_good_kernel_stays(machines, kernel, second):
