@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sched.h>
 #include <string.h>
 #include <time.h>
@@ -22,6 +23,8 @@
 #define PROBES 40
 /* Tries for so many that tell something. */
 #define TRIES (10 * PROBES)
+/* For which is waited so long in all. */
+#define PATIENCE_MS 100
 /* A thread that moved on with the SYN and back with the ACK has missed for nothing. */
 #define MISSES 3
 
@@ -240,27 +243,49 @@ static int probe_listener(struct sockaddr_in *a)
 	return fd;
 }
 
-/* One connection: 1 it came to the CPU, and to the first listener, 0 to the other one, -1 not known. */
-static int probe_once(const struct sockaddr_in *a, const int listeners[2], int wanted)
+/* The connection from a port, and which listener it came to; -1: it has not come. Those of tries before, late, end. */
+static int probe_accept(const int listeners[2], in_port_t port, int *which)
 {
-	/* Over loopback the handshake is over when connect() returns; where a firewall drops it, nothing waits. */
-	int fd = real.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	int here = -1, cpu = -1, found = -1;
-	socklen_t length = sizeof(cpu);
+	for (*which = 0; *which < 2; ++*which) {
+		struct sockaddr_in peer;
+		socklen_t length = sizeof(peer);
+		int fd;
 
-	if (fd >= 0 && (!real.connect(fd, (const struct sockaddr *)a, sizeof(*a)) || errno == EINPROGRESS)) {
-		here = real.accept4(listeners[0], NULL, NULL, SOCK_CLOEXEC);
-		found = here >= 0;
-		if (here < 0)
-			here = real.accept4(listeners[1], NULL, NULL, SOCK_CLOEXEC);
+		while ((fd = real.accept4(listeners[*which], (struct sockaddr *)&peer, &length, SOCK_CLOEXEC)) >= 0) {
+			if (peer.sin_port == port)
+				return fd;
+			real.close(fd);
+			length = sizeof(peer);
+		}
 	}
+	return -1;
+}
+
+/* One connection: 1 it came to the CPU, and to the first listener, 0 to the other one, -1 not known. */
+static int probe_once(const struct sockaddr_in *a, const int listeners[2], int wanted, int *patience)
+{
+	struct pollfd both[] = { { .fd = listeners[0], .events = POLLIN }, { .fd = listeners[1], .events = POLLIN } };
+	int fd = real.socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+	int here = -1, cpu = -1, which, found = -1;
+	struct sockaddr_in mine = { .sin_port = 0 };
+	socklen_t length = sizeof(mine);
+
+	if (fd >= 0 && (!real.connect(fd, (const struct sockaddr *)a, sizeof(*a)) || errno == EINPROGRESS) &&
+	    !getsockname(fd, (struct sockaddr *)&mine, &length))
+		/*
+		 * Over loopback the handshake is over when connect() returns, but for a CPU so busy that ksoftirqd
+		 * has to do it. Where a firewall drops it, nobody waits for long.
+		 */
+		while ((here = probe_accept(listeners, mine.sin_port, &which)) < 0 && *patience > 0 &&
+		       poll(both, 2, 1) >= 0)
+			--*patience;
+	length = sizeof(cpu);
 	if (here >= 0) {
+		found = !which;
 		/* The thread may have moved on, or RPS spread the packets: then it tells nothing. */
 		if (getsockopt(here, SOL_SOCKET, SO_INCOMING_CPU, &cpu, &length) || cpu != wanted)
 			found = -1;
 		real.close(here);
-	} else {
-		found = -1;
 	}
 	if (fd >= 0)
 		real.close(fd);
@@ -293,14 +318,14 @@ static int prefer_by_program(const int listeners[2], int cpu)
 /* A thread that is not pinned, on a busy machine, moves on all the time: each try is for the CPU of now. */
 static int probe_all(const struct sockaddr_in *a, const int listeners[2], int (*prefer)(const int *, int))
 {
-	int known = 0, missed = 0;
+	int known = 0, missed = 0, patience = PATIENCE_MS;
 
 	for (int i = 0; i < TRIES && known < PROBES && missed <= MISSES; i++) {
 		int cpu = sched_getcpu(), found;
 
 		if (prefer(listeners, cpu))
 			return 0;
-		found = probe_once(a, listeners, cpu);
+		found = probe_once(a, listeners, cpu, &patience);
 		known += found >= 0;
 		missed += !found;
 	}
