@@ -199,7 +199,8 @@ def fixture_secure(host, tmp_path_factory):
         "-drive", f"file={folder}/disk,if=virtio,format=qcow2,cache=unsafe",
         "-chardev", f"file,id=console,path={folder}/console", "-serial", "chardev:console",
         "-chardev", f"socket,id=agent,path={folder}/agent,server=on,wait=off", "-serial", "chardev:agent",
-        "-kernel", f"{base}/vmlinuz", "-initrd", f"{base}/initrd", "-append", f"root=UUID={disk} ro console=ttyS0"])
+        "-kernel", f"{base}/vmlinuz", "-initrd", f"{base}/initrd", "-append",
+        f"root=UUID={disk} ro console=ttyS0 hung_task_panic=1 panic=30"])
     try:
         yield str(folder / "agent")
     finally:

@@ -94,8 +94,11 @@ def run(path: str, command: list[str], given: bytes = b"", patience: float = 30.
                    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]
     lines = agent(path, patience)
     try:
+        # Told once only, however long a busy guest takes to read it.
+        lines.socket.settimeout(patience)
         pid = lines.call("guest-exec", path="/usr/bin/env", arg=["-i", *environment, *command], capture_output=True,
                          input_data=base64.b64encode(given).decode())["pid"]
+        lines.socket.settimeout(SILENCE)
         pause = 0.05
         while True:
             try:
