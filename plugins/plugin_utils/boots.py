@@ -143,7 +143,6 @@ WHAT = {
     "never_returned": "never returned",
     "boot_loop": "is in a boot loop, {boots} boots",
 }
-CONSOLE_LINES = 12
 
 
 def message(host, expected, found):
@@ -156,5 +155,5 @@ def message(host, expected, found):
         said += f": {found['reason'].rstrip('.') or expected + ' did not stay'}"
     said += f". {ADVICE[found['outcome']]}" if found["outcome"] in ADVICE else "."
     if found["outcome"] != "new_kernel" and found["console"]:
-        said += "\nIts last lines:\n" + "\n".join("  " + line for line in found["console"][-CONSOLE_LINES:])
+        said += "\nIts last lines:\n" + "\n".join("  " + line for line in found["console"])
     return said

@@ -317,12 +317,17 @@ def test_evidence(root, armed):
     os.utime(old, (1, 1))
     assert "no trace" in shown(root)["evidence"][0]
     boot_tree.write(root, "/var/lib/systemd/pstore/17/dmesg.txt", "\n".join(f"line {n}" for n in range(50)) + "\n\n")
-    assert shown(root)["evidence"] == [f"line {n}" for n in range(20, 50)]
+    assert shown(root)["evidence"] == [f"line {n}" for n in range(30, 50)]
     deeper = boot_tree.write(root, "/var/lib/systemd/pstore/18/001/dmesg.txt", "of a firmware\n")
     os.utime(deeper, (2**31, 2**31))
     assert shown(root)["evidence"] == ["of a firmware"]
     os.unlink(deeper)
-    assert trial.settle("disarmed", root=root)["trial"]["evidence"][-1] == "line 49"
+    said = ["BUG: kernel NULL pointer dereference, address: 0", "Oops: 0002 [#1]",
+            "Kernel panic - not syncing: Fatal exception", "its trace"]
+    boot_tree.write(root, "/var/lib/systemd/pstore/19/dmesg.txt", "\n".join(
+        ["before", said[0], "#PF: more", said[1], *30 * ["a trace"], *said[2:]]))
+    assert shown(root)["evidence"] == said
+    assert trial.settle("disarmed", root=root)["trial"]["evidence"][-1] == "its trace"
 
 
 def test_no_evidence_says_why(root):

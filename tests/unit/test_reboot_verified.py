@@ -208,4 +208,4 @@ def test_message(more, said):
 def test_message_ends_with_the_console():
     lines = [f"[ {number}.0] line" for number in range(40)]
     said = boots.message("web1", NEW, found(outcome="fell_back", console=lines)).splitlines()
-    assert said[1:] == ["Its last lines:", *("  " + line for line in lines[-boots.CONSOLE_LINES:])]
+    assert said[1:] == ["Its last lines:", *("  " + line for line in lines)]

@@ -5,6 +5,7 @@ and then why."""
 
 import glob
 import os
+import re
 
 from .. import hostfile, systemd, topology
 
@@ -13,7 +14,9 @@ from .. import hostfile, systemd, topology
 PSTORE = ("/sys/fs/pstore/dmesg-*", "/var/lib/systemd/pstore/dmesg-*", "/var/lib/systemd/pstore/*/dmesg*",
           "/var/lib/systemd/pstore/*/*/dmesg*")
 PERSISTENT = "/var/log/journal"
-LINES = 30
+LINES = 20
+# Where a dying kernel says why (kernel/panic.c, arch/x86/kernel/dumpstack.c); traces of any length follow.
+WHY = re.compile(r"Kernel panic - |\bOops: |\bBUG: ")
 
 
 def collect(since, boot_ids, root="/"):
@@ -28,7 +31,9 @@ def _pstore(since, root):
     if not found:
         return []
     with open(max(found, key=lambda name: os.stat(name).st_mtime), encoding="utf-8", errors="replace") as handle:
-        return _last(handle.read())
+        lines = _lines(handle.read())
+    why = [number for number, line in enumerate(lines) if WHY.search(line)]
+    return ([lines[number] for number in why[:-1]] + lines[why[-1]:])[:LINES] if why else lines[-LINES:]
 
 
 def _journal(boot_ids, root):
@@ -39,12 +44,12 @@ def _journal(boot_ids, root):
             words.append("--directory=" + topology.at(root, PERSISTENT))
         status, text = systemd.attempt(*words)
         if status == 0 and text.strip():
-            return _last(text)
+            return _lines(text)[-LINES:]
     return []
 
 
-def _last(text):
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-LINES:]
+def _lines(text):
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
 def _why_nothing(boot_ids, root):
