@@ -77,21 +77,27 @@ def at_rest(before):
         all(stats.read(name)["summary"]["spills"] == found["summary"]["spills"] for name, found in before.items())
 
 
+def at_home(window):
+    """All CPUs have workers of their own again. By hash three of four connections would be remote in every window."""
+    local, remote = (sum(row["accepts_" + where] for row in window.values()) for where in ("local", "remote"))
+    return local >= 0.95 * (local + remote)
+
+
 def stage(cpu, online):
     if cpu is not None:
         with open(f"/sys/devices/system/cpu/cpu{cpu}/online", "w") as handle:
             handle.write(str(int(online)))
     time.sleep(SETTLE)
-    for _ in range(8):
+    for _ in range(20):
         before = {name: stats.read(name) for name in PORTS}
         time.sleep(WINDOW)
         after = {name: stats.read(name) for name in PORTS}
         shown, found = status(), json.loads(status("--json"))["services"]
-        if at_rest(before):
+        windows = {name: stats.delta(before[name], after[name]) for name in PORTS}
+        if at_rest(before) and (online is False or all(map(at_home, windows.values()))):
             break
     return {"cpu": cpu, "online": online, "shown": shown, "json": found,
-            "services": {name: {"cpus": stats.delta(before[name], after[name]), "serving": serving(after[name])}
-                         for name in PORTS}}
+            "services": {name: {"cpus": windows[name], "serving": serving(after[name])} for name in PORTS}}
 
 
 def main():

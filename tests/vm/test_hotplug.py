@@ -16,7 +16,7 @@ from test_rss import LAB, TOP, call
 GUEST = Path(__file__).with_name("hotplug_guest.py")
 HOST, ADDRESS = "hotplug-vm", "10.99.0.41"
 TARGETS = {"nginx": 8080, "haproxy": 8081}
-CPUS, RATE = 4, 60
+CPUS, RATE = 4, 40
 SPEC = [{"name": HOST, "kind": "vm", "address": [ADDRESS], "cpus": CPUS, "memory": 1024}]
 
 
