@@ -15,8 +15,8 @@ PSTORE = ("/sys/fs/pstore/dmesg-*", "/var/lib/systemd/pstore/dmesg-*", "/var/lib
           "/var/lib/systemd/pstore/*/*/dmesg*")
 PERSISTENT = "/var/log/journal"
 LINES = 20
-# Where a dying kernel says why (kernel/panic.c, arch/x86/kernel/dumpstack.c); traces of any length follow.
-WHY = re.compile(r"Kernel panic - |\bOops: |\bBUG: ")
+# Where a dying kernel says why (kernel/panic.c, kernel/watchdog.c, arch/x86/kernel/dumpstack.c); a trace may follow.
+WHY = re.compile(r"Kernel panic - |\bOops: |\bBUG: |detected hard LOCKUP on ")
 
 
 def collect(since, boot_ids, root="/"):

@@ -83,7 +83,7 @@ MACHINE = {
 def fixture_host(collections, tmp_path_factory):
     """The one machine."""
     folder = tmp_path_factory.mktemp("refusals")
-    with up("no", [{"name": HOST, "kind": "vm", "address": ["10.99.0.41"]}], collections, folder) as one:
+    with up("no", [{"name": HOST, "kind": "vm", "cpus": 1, "address": ["10.99.0.41"]}], collections, folder) as one:
         one.scratch = folder
         (folder / "role.yml").write_text(json.dumps([{"hosts": "load_balancers", "gather_facts": False,
                                                       "roles": ["fastsocket.fleet.kernel"]}]))

@@ -21,7 +21,9 @@ import fleet  # noqa: E402
 # Four machines: more would only wait for each other on two cores. The container is what a rollout would come to next.
 MACHINES = ("v1", "v2", "v3", "v4")
 NEXT = "next"
-SPEC = [*({"name": name, "kind": "vm", "address": [f"10.99.0.{number}"], "profile": "nginx"}
+# Emulated CPUs wait for each other: one, but where another is to find a CPU that hangs.
+CPUS = {"v2": 2}
+SPEC = [*({"name": name, "kind": "vm", "address": [f"10.99.0.{number}"], "cpus": CPUS.get(name, 1), "profile": "nginx"}
           for number, name in enumerate(MACHINES, 41)),
         {"name": NEXT, "address": ["10.99.0.51"], "profile": "nginx"}]
 # All waits are for a machine that is busy with four emulated ones and more.
@@ -73,7 +75,8 @@ class Play:
 
 
 class Machines(fleet.Lab):
-    """The lab, with a way to its machines that needs no network."""
+    """The lab, with a way to its machines that needs no network. `over`: nobody waits for them any more."""
+    over = False
 
     def inside(self, host, command, check=True):
         """Run COMMAND of a shell by the machine's agent."""
@@ -87,7 +90,7 @@ class Machines(fleet.Lab):
         """Wait until COMMAND in the machine prints something that WANTED holds true for; returns that."""
         deadline = time.monotonic() + PATIENCE
         while not wanted(said := self.inside(host, command, check=False)):
-            assert time.monotonic() < deadline, f"{host}: {command}: {said}"
+            assert time.monotonic() < deadline and not self.over, f"{host}: {command}: {said}"
             time.sleep(1)
         return said
 
@@ -148,11 +151,16 @@ def play(kernel, machines, tmp_path_factory):
     plays = []
 
     def start(name, hosts, book=role, **variables):
+        assert not machines.over
         given = {"kernel_package": kernel.package, "kernel_sha256": kernel.checksum, "kernel_reboot_ok": True,
                  "kernel_stable_seconds": 5, "kernel_reboot_timeout": PATIENCE, **variables}
         plays.append(Play(machines, folder, name, book, given, hosts))
         return plays[-1]
+
+    def stop():
+        for one in plays:
+            if one.process.poll() is None:
+                one.kill()
+    start.stop = stop
     yield start
-    for one in plays:
-        if one.process.poll() is None:
-            one.kill()
+    stop()
