@@ -175,6 +175,81 @@ TEST_F(queues, room_in_one_listener_is_found)
 	EXPECT_LE(SMALL, self->taken[1]);
 }
 
+/* Where a CPU has two sockets, the other one comes before those of other CPUs. */
+TEST_F(queues, the_other_socket_of_the_cpu_first)
+{
+	small_and_large(_metadata, self);
+	ASSERT_EQ(cpus(), group_add(&self->group, SOCK_STREAM, 0, LARGE));
+	/* Whoever says so last has the slot. */
+	ASSERT_EQ(0, set_cpu(self->group.fd[0], 0));
+	connect_clients(_metadata, self, 0, 4 * SMALL);
+	EXPECT_EQ(4 * SMALL, total(LOOKUPS_LOCAL));
+	EXPECT_EQ(0, total(LOOKUPS_FALLBACK));
+	expect_none_lost(_metadata, self);
+	EXPECT_EQ(SMALL / 2, self->taken[0]);
+	EXPECT_EQ(4 * SMALL - SMALL / 2, self->taken[cpus()]);
+
+	/* Both past their marks, it is another CPU's turn. */
+	while (self->clients)
+		abort_connection(self->fd[--self->clients]);
+	ASSERT_EQ(0, listen(self->group.fd[cpus()], SMALL));
+	ASSERT_EQ(0, counters_reset());
+	connect_clients(_metadata, self, 0, 4 * SMALL);
+	EXPECT_EQ(SMALL, total(LOOKUPS_LOCAL));
+	EXPECT_EQ(3 * SMALL, total(LOOKUPS_FALLBACK));
+	expect_none_lost(_metadata, self);
+}
+
+/*
+ * A flood of SYNs is nothing that others must help with where SYN cookies answer it: more handshakes than the backlog,
+ * which TCP_DEFER_ACCEPT keeps half open, and whoever comes then still stays on the CPU; up to the mark of its queue.
+ */
+TEST_F(queues, half_open_requests_fill_nothing_with_cookies)
+{
+	int i;
+
+	small_and_large(_metadata, self);
+	ASSERT_EQ(0, file_write("/proc/sys/net/ipv4/tcp_syncookies", "1"));
+	ASSERT_EQ(0, setsockopt(self->group.fd[0], IPPROTO_TCP, TCP_DEFER_ACCEPT, &(int){ PATIENCE }, sizeof(int)));
+	for (; self->clients <= SMALL; self->clients++) {
+		self->fd[self->clients] = client(&self->group, 0, 0);
+		ASSERT_LE(0, self->fd[self->clients]);
+	}
+	EXPECT_EQ(-1, group_ready(&self->group, 0));
+	EXPECT_EQ(0, netstat("SyncookiesSent"));
+	connect_clients(_metadata, self, 0, SMALL / 2);
+	EXPECT_EQ(SMALL / 2, netstat("SyncookiesRecv"));
+	/* A cookie is two look-ups. */
+	EXPECT_EQ(SMALL + 1 + 2 * (SMALL / 2), total(LOOKUPS_LOCAL));
+	EXPECT_EQ(0, total(LOOKUPS_FALLBACK));
+	connect_clients(_metadata, self, 0, SMALL);
+	EXPECT_EQ(SMALL, total(LOOKUPS_FALLBACK));
+	/* Room for what was half open. */
+	ASSERT_EQ(0, listen(self->group.fd[0], LARGE));
+	for (i = 0; i <= SMALL; i++)
+		ASSERT_EQ((ssize_t)sizeof(i), send(self->fd[i], &i, sizeof(i), MSG_NOSIGNAL));
+	expect_none_lost(_metadata, self);
+	EXPECT_EQ(SMALL + 1 + SMALL / 2, self->taken[0]);
+}
+
+/* Without cookies a SYN that finds more handshakes than the backlog would be dropped: others take it. */
+TEST_F(queues, half_open_requests_fill_without_cookies)
+{
+	int i;
+
+	small_and_large(_metadata, self);
+	ASSERT_EQ(0, setsockopt(self->group.fd[0], IPPROTO_TCP, TCP_DEFER_ACCEPT, &(int){ PATIENCE }, sizeof(int)));
+	for (; self->clients <= SMALL + 1; self->clients++) {
+		self->fd[self->clients] = client(&self->group, 0, 0);
+		ASSERT_LE(0, self->fd[self->clients]);
+	}
+	EXPECT_EQ(SMALL + 1, total(LOOKUPS_LOCAL));
+	EXPECT_EQ(1, total(LOOKUPS_FALLBACK));
+	for (i = 0; i <= SMALL + 1; i++)
+		ASSERT_EQ((ssize_t)sizeof(i), send(self->fd[i], &i, sizeof(i), MSG_NOSIGNAL));
+	expect_none_lost(_metadata, self);
+}
+
 /* Past the threshold everywhere is not full: every place in every queue can be used. */
 TEST_F(queues, all_past_the_threshold)
 {

@@ -135,8 +135,17 @@ void fastsocket_slots_free(struct sock_reuseport *reuse)
 /* How much room a listener has, best first. */
 enum room { ROOM, PAST_SPILL, FULL, NOT_LISTENING };
 
+/* Does a listener with more handshakes than its backlog still take a SYN? */
+static bool cookies(const struct sock *sk)
+{
+	return IS_ENABLED(CONFIG_SYN_COOKIES) &&
+	       READ_ONCE(sock_net(sk)->ipv4.sysctl_tcp_syncookies);
+}
+
 /* FULL counts connections whose handshake is going on as well: there would be
  * no place for this one after them, and a final ACK that finds none is dropped.
+ * But where SYN cookies are sent, handshakes alone fill nothing, or a flood of
+ * SYNs would make each of them look at the whole group and go to other CPUs.
  * A request can be found, and end, just before it is counted
  * (inet_csk_reqsk_queue_hash_add): the length is below 0 for a moment.
  */
@@ -144,49 +153,70 @@ static enum room room_of(const struct sock *sk, unsigned int spill)
 {
 	u64 queued = READ_ONCE(sk->sk_ack_backlog);
 	u64 backlog = READ_ONCE(sk->sk_max_ack_backlog);
-	unsigned int handshakes = max(inet_csk_reqsk_queue_len(sk), 0);
+	bool past_spill = queued && queued * 100 >= backlog * spill;
+	unsigned int handshakes;
 
 	if (READ_ONCE(sk->sk_state) != TCP_LISTEN)
 		return NOT_LISTENING;
+	if (!past_spill && cookies(sk))
+		return ROOM;
+	handshakes = max(inet_csk_reqsk_queue_len(sk), 0);
 	if (queued + handshakes > backlog)
 		return FULL;
-	if (queued && queued * 100 >= backlog * spill)
-		return PAST_SPILL;
-	return ROOM;
+	return past_spill ? PAST_SPILL : ROOM;
 }
 
-/* The listener of @cpu while it has room. Otherwise the first with more room,
- * going round the group from where the hash points: with no slot and all
- * queues short that is the one stock would choose. Sets @local if it is the
- * slot's.
+/* Less is better: more room, then the CPU's own. */
+static unsigned int rank(enum room room, bool own)
+{
+	return 2 * room + !own;
+}
+
+/* The listener of @cpu while it has room. Otherwise the first with most room,
+ * others of that CPU before those of other CPUs, going round the group from
+ * where the hash points: with none of that CPU and all queues short that is the
+ * one stock would choose. Sets @local if it is one of that CPU.
  */
 static struct sock *choose(const struct sock_reuseport *reuse,
 			   const struct fastsocket_net *fs, unsigned int cpu,
 			   u32 hash, u16 num_socks, bool *local)
 {
 	struct fastsocket_slots *slots = rcu_dereference(reuse->slots);
+	unsigned int best_rank = rank(NOT_LISTENING, true), enough;
 	unsigned int spill = READ_ONCE(fs->spill);
-	enum room best_room = NOT_LISTENING;
 	struct sock *slot = NULL, *best = NULL;
 	int i, first;
 
 	if (slots && cpu < slots->size)
 		slot = rcu_dereference(slots->sk[cpu]);
 	if (slot && READ_ONCE(slot->sk_incoming_cpu) == cpu) {
-		best_room = room_of(slot, spill);
-		if (best_room != NOT_LISTENING)
+		best_rank = rank(room_of(slot, spill), true);
+		if (best_rank < rank(NOT_LISTENING, true))
 			best = slot;
 	}
 
+	/* An empty slot says that no member is of this CPU. Without slots they
+	 * have to be looked at, if the group has any.
+	 */
+	if (slots ? !!slot : READ_ONCE(reuse->incoming_cpu))
+		enough = rank(ROOM, true);
+	else
+		enough = rank(ROOM, false);
+
 	i = reciprocal_scale(hash, num_socks);
 	first = i;
-	while (best_room != ROOM) {
+	while (best_rank > enough) {
 		struct sock *sk = reuse->socks[i];
-		enum room room = room_of(sk, spill);
+		bool own = READ_ONCE(sk->sk_incoming_cpu) == cpu;
 
-		if (room < best_room) {
-			best_room = room;
-			best = sk;
+		/* Only what can be better is worth its cache lines. */
+		if (rank(ROOM, own) < best_rank) {
+			unsigned int sk_rank = rank(room_of(sk, spill), own);
+
+			if (sk_rank < best_rank) {
+				best_rank = sk_rank;
+				best = sk;
+			}
 		}
 		if (++i >= num_socks)
 			i = 0;
@@ -194,7 +224,7 @@ static struct sock *choose(const struct sock_reuseport *reuse,
 			break;
 	}
 
-	*local = best && best == slot;
+	*local = best && READ_ONCE(best->sk_incoming_cpu) == cpu;
 	return best;
 }
 
