@@ -163,4 +163,59 @@ TEST_F(bystanders, mptcp)
 	}
 }
 
+/* SAMPLE plain TCP clients on each CPU are given to the listener that has it. */
+static void expect_homes(struct __test_metadata *_metadata, struct group *group, const int home[])
+{
+	int i, cpu;
+
+	for (cpu = 0; cpu < cpus(); cpu++) {
+		for (i = 0; i < SAMPLE; i++) {
+			ASSERT_EQ(home[cpu], choice(group, cpu, 0)) TH_LOG("CPU %d", cpu);
+		}
+	}
+}
+
+/*
+ * SO_INCOMING_CPU of MPTCP sockets that listen already. The group must hear of it: our slots, and stock's count of
+ * members that have a CPU, which went below 0 when such a listener was closed; the next that came made it 0.
+ */
+TEST_F(bystanders, mptcp_cpu_after_listen)
+{
+	int i, fd, on, home[MAX_CPUS], last = cpus() - 1;
+
+	for (on = 0; on < 2; on++) {
+		ASSERT_EQ(0, file_write_number(LOCAL_LISTEN, on));
+		for (i = 0; i <= last; i++) {
+			fd = socket(self->group.family, SOCK_STREAM | SOCK_NONBLOCK, IPPROTO_MPTCP);
+			if (fd < 0 && !i)
+				SKIP(return, "no MPTCP");
+			ASSERT_LE(0, fd);
+			ASSERT_EQ(0, setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &(int){ 1 }, sizeof(int)));
+			ASSERT_EQ(0, bind(fd, (void *)&self->group.at, self->group.at_len));
+			ASSERT_EQ(0, listen(fd, BACKLOG));
+			self->group.fd[self->group.n++] = fd;
+		}
+		for (i = 0; i <= last; i++) {
+			ASSERT_EQ(0, set_cpu(self->group.fd[i], i));
+			home[i] = i;
+		}
+		ASSERT_EQ(0, counters_reset());
+		expect_homes(_metadata, &self->group, home);
+		/* Changed: two swap. */
+		ASSERT_EQ(0, set_cpu(self->group.fd[0], last));
+		ASSERT_EQ(0, set_cpu(self->group.fd[last], 0));
+		home[0] = last;
+		home[last] = 0;
+		expect_homes(_metadata, &self->group, home);
+		/* Gone, and a plain TCP listener in its place. */
+		group_close(&self->group, last);
+		home[0] = group_add(&self->group, SOCK_STREAM, 0, BACKLOG);
+		ASSERT_EQ(last + 1, home[0]);
+		expect_homes(_metadata, &self->group, home);
+		EXPECT_EQ(on ? 3 * SAMPLE * cpus() : 0, total(LOOKUPS_LOCAL));
+		EXPECT_EQ(0, total(LOOKUPS_FALLBACK));
+		group_end(&self->group);
+	}
+}
+
 TEST_HARNESS_MAIN
