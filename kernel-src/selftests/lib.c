@@ -100,8 +100,12 @@ int counters_read(struct counters *counters)
 		unsigned long cpu = strtoul(at, &end, 10);
 		int column;
 
-		if (end == at || cpu >= MAX_CPUS)
+		if (end == at)
 			goto out;
+		if (cpu >= MAX_CPUS) {
+			ret = -E2BIG;
+			goto out;
+		}
 		for (column = 0; column < NR_COLUMNS; column++) {
 			at = end;
 			counters->cell[cpu][column] = strtoll(at, &end, 10);

@@ -56,6 +56,7 @@ int file_write(const char *path, const char *text);
 int file_write_number(const char *path, long long number);
 long long file_number(const char *path);
 
+/* -E2BIG: a CPU beyond MAX_CPUS. */
 int counters_read(struct counters *counters);
 int counters_reset(void);
 long long total(enum column column);
