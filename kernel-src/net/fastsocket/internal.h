@@ -7,18 +7,18 @@
 #include <linux/percpu.h>
 #include <net/net_namespace.h>
 
-/* What one CPU counts in one network namespace: a cache line. None of it is
- * ever set back (see base in struct fastsocket_net), so nothing gets lost.
+/* What one CPU counts in one network namespace. None of it is ever set back
+ * (see base in struct fastsocket_net), so nothing gets lost.
  */
 struct fastsocket_stats {
-	/* Written by the CPU itself only. */
+	/* Written by the CPU itself only: a cache line that no other takes. */
 	unsigned long accepts_local;
 	unsigned long accepts_remote;
 	unsigned long accepts_global;
 	unsigned long lookups_local;
 	unsigned long lookups_fallback;
 	/* Written by the CPU that received the SYN-ACK. */
-	atomic_long_t connects_local;
+	atomic_long_t connects_local ____cacheline_aligned_in_smp;
 	atomic_long_t connects_remote;
 } ____cacheline_aligned_in_smp;
 
