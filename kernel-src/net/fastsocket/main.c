@@ -6,6 +6,7 @@
  */
 
 #include <linux/init.h>
+#include <linux/panic.h>
 #include <linux/slab.h>
 #include <linux/sysctl.h>
 #include <net/fastsocket.h>
@@ -108,10 +109,15 @@ static struct pernet_operations fastsocket_net_ops = {
 };
 
 /* Before inet_init(): from the first socket on there is something to count in,
- * and a dying namespace takes it away only after its last one.
+ * and a dying namespace takes it away only after its last one. The hooks do not
+ * ask whether it is there, and what fails here is memory, at boot.
  */
 static int __init fastsocket_init(void)
 {
-	return register_pernet_subsys(&fastsocket_net_ops);
+	int err = register_pernet_subsys(&fastsocket_net_ops);
+
+	if (err)
+		panic("fastsocket: no per-namespace data: %d\n", err);
+	return 0;
 }
 subsys_initcall(fastsocket_init);
