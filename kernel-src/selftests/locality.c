@@ -16,18 +16,24 @@
 /* Connections of each client thread. */
 #define EACH 25
 #define LARGE 512
+#define SMALL 8
 
 /* One CPU's server and client. */
 struct worker {
 	struct group *group;
 	int cpu;
 	pthread_t server, client;
-	int accepted, connected, limit;
+	int accepted, connected, reset, limit;
 	int client_error, server_error;
 };
 
-/* Servers go when nothing is left after `finished`; clients at their limit or when it is `enough`. */
-static volatile bool finished, enough;
+/*
+ * Servers go when nothing is left after `finished`; clients at their limit or when it is `enough`. The server of CPU 0
+ * does nothing while it is `stuck`.
+ */
+static volatile bool finished, enough, stuck;
+/* All clients of all CPUs are connected. */
+static pthread_barrier_t connected;
 
 static int serve(int listener)
 {
@@ -48,6 +54,8 @@ static void *server(void *arg)
 	struct pollfd polled = { .fd = worker->group->fd[worker->cpu], .events = POLLIN };
 
 	pin(worker->cpu);
+	while (stuck && !worker->cpu)
+		usleep(1000);
 	while (!worker->server_error) {
 		bool last_look = finished;
 		int ret = 0;
@@ -84,8 +92,42 @@ static void *clients(void *arg)
 
 	pin(worker->cpu);
 	while (!enough && worker->connected < worker->limit && !worker->client_error) {
-		worker->client_error = visit(worker->group);
-		worker->connected += !worker->client_error;
+		int ret = visit(worker->group);
+
+		/* Those are lost, and counted. */
+		if (ret == -ECONNRESET)
+			worker->reset++;
+		else
+			worker->client_error = ret;
+		worker->connected += !ret;
+	}
+	return NULL;
+}
+
+/* The same, EACH at a time: all connect and say a byte before any is heard. */
+static void *crowd(void *arg)
+{
+	struct worker *worker = arg;
+	int fd[EACH], count, i;
+	char byte = 'x';
+
+	pin(worker->cpu);
+	for (count = 0; count < EACH && !worker->client_error; count++) {
+		fd[count] = client(worker->group, -1, 0);
+		if (fd[count] < 0)
+			worker->client_error = fd[count];
+		else if (send(fd[count], &byte, 1, MSG_NOSIGNAL) != 1)
+			worker->client_error = -errno;
+	}
+	pthread_barrier_wait(&connected);
+	for (i = 0; i < count; i++) {
+		if (fd[i] < 0)
+			continue;
+		if (recv(fd[i], &byte, 1, 0) == 1)
+			worker->connected++;
+		else
+			worker->client_error = -errno ?: -EPIPE;
+		close(fd[i]);
 	}
 	return NULL;
 }
@@ -120,7 +162,7 @@ FIXTURE_TEARDOWN(locality)
 	group_end(&self->group);
 }
 
-static void start(struct __test_metadata *_metadata, FIXTURE_DATA(locality) *self, int limit)
+static void start(struct __test_metadata *_metadata, FIXTURE_DATA(locality) *self, void *(*client)(void *), int limit)
 {
 	int cpu;
 
@@ -130,12 +172,12 @@ static void start(struct __test_metadata *_metadata, FIXTURE_DATA(locality) *sel
 
 		*worker = (struct worker){ .group = &self->group, .cpu = cpu, .limit = limit };
 		ASSERT_EQ(0, pthread_create(&worker->server, NULL, server, worker));
-		ASSERT_EQ(0, pthread_create(&worker->client, NULL, clients, worker));
+		ASSERT_EQ(0, pthread_create(&worker->client, NULL, client, worker));
 	}
 }
 
 /* Waits for clients, then servers: everything that was connected was accepted. Returns the number of connections. */
-static int finish(struct __test_metadata *_metadata, FIXTURE_DATA(locality) *self)
+static int gather(struct __test_metadata *_metadata, FIXTURE_DATA(locality) *self)
 {
 	int cpu, connected = 0, accepted = 0;
 
@@ -147,11 +189,20 @@ static int finish(struct __test_metadata *_metadata, FIXTURE_DATA(locality) *sel
 
 		pthread_join(worker->server, NULL);
 		EXPECT_EQ(0, worker->client_error) TH_LOG("CPU %d: %s", cpu, strerror(-worker->client_error));
+		EXPECT_EQ(0, worker->reset) TH_LOG("CPU %d: of %d clients", cpu, worker->connected + worker->reset);
 		EXPECT_EQ(0, worker->server_error) TH_LOG("CPU %d: %s", cpu, strerror(-worker->server_error));
 		connected += worker->connected;
 		accepted += worker->accepted;
 	}
 	EXPECT_EQ(connected, accepted);
+	return connected;
+}
+
+/* And nothing was sent twice for want of room. */
+static int finish(struct __test_metadata *_metadata, FIXTURE_DATA(locality) *self)
+{
+	int connected = gather(_metadata, self);
+
 	EXPECT_EQ(0, netstat("ListenOverflows"));
 	EXPECT_EQ(0, netstat("ListenDrops"));
 	return connected;
@@ -162,7 +213,7 @@ TEST_F(locality, every_connection_is_accepted_where_it_arrived)
 	struct counters counters;
 	int cpu;
 
-	start(_metadata, self, EACH);
+	start(_metadata, self, clients, EACH);
 	EXPECT_EQ(EACH * self->group.n, finish(_metadata, self));
 	ASSERT_EQ(0, counters_read(&counters));
 	for (cpu = 0; cpu < self->group.n; cpu++) {
@@ -231,7 +282,7 @@ TEST_F(locality, cpu_taken_offline)
 	snprintf(online, sizeof(online), "/sys/devices/system/cpu/cpu%d/online", cpu);
 	if (access(online, W_OK))
 		SKIP(return, "no CPU hotplug");
-	start(_metadata, self, INT_MAX);
+	start(_metadata, self, clients, INT_MAX);
 	for (round = 0; round < 2; round++) {
 		usleep(200000);
 		ASSERT_EQ(0, file_write(online, "0"));
@@ -247,6 +298,36 @@ TEST_F(locality, cpu_taken_offline)
 	for (i = 0; i < EACH; i++)
 		ASSERT_EQ(cpu, choice(&self->group, cpu, 0));
 	EXPECT_EQ(EACH, total(LOOKUPS_LOCAL));
+}
+
+/*
+ * Clients on all CPUs at once, and a server that does nothing before all of them are connected. Where several find the
+ * last place at the same time a final ACK comes too late, and again with the data: ListenOverflows, and no error.
+ */
+TEST_F(locality, stuck_server_among_others)
+{
+	int cookies;
+
+	for (cookies = 0; cookies < 2; cookies++) {
+		long long overflows = netstat("ListenOverflows");
+
+		ASSERT_EQ(0, file_write_number("/proc/sys/net/ipv4/tcp_syncookies", cookies));
+		ASSERT_EQ(0, listen(self->group.fd[0], SMALL));
+		ASSERT_EQ(0, counters_reset());
+		ASSERT_EQ(0, pthread_barrier_init(&connected, NULL, self->group.n + 1));
+		stuck = true;
+		start(_metadata, self, crowd, 0);
+		pthread_barrier_wait(&connected);
+		stuck = false;
+		EXPECT_EQ(EACH * self->group.n, gather(_metadata, self));
+		pthread_barrier_destroy(&connected);
+		/* What it did not take the others did. */
+		EXPECT_LE(SMALL / 2, self->worker[0].accepted);
+		EXPECT_GT(EACH, self->worker[0].accepted);
+		EXPECT_LE(EACH - SMALL - 1, total(LOOKUPS_FALLBACK));
+		TH_LOG("cookies %d: the stuck one took %d of %d, %lld overflows", cookies, self->worker[0].accepted,
+		       EACH * self->group.n, netstat("ListenOverflows") - overflows);
+	}
 }
 
 TEST_HARNESS_MAIN
