@@ -36,8 +36,9 @@ options:
       - V(pinned) makes the entry of O(kernel) the default by its id, which it stays whatever is installed.
       - V(armed) leaves the default and makes the next boot, and only that, a trial of O(kernel).
       - V(committed) makes O(kernel) the default, when it runs as the trial or there is no trial at all, and removes
-        trial entry and deadman.
-      - V(disarmed) removes a trial; the default stays pinned.
+        trial entry and deadman. Refused, as is V(pinned), on the boot of a trial that was disarmed.
+      - V(disarmed) removes a trial; the default stays pinned. A kernel that runs on trial runs on, and is gone with the
+        next boot.
       - V(released) removes a trial and gives the default back to the rule that the operator had.
     type: str
     choices: [info, pinned, armed, committed, disarmed, released]
@@ -148,6 +149,10 @@ trial:
         - V(armed), V(running) (this boot is the trial), V(fell_back) (a boot came after arming, and this one is not the
           trial), V(expired) (no boot came in time), V(committed) or V(disarmed).
       type: str
+      returned: success
+    this_boot:
+      description: Whether this boot is the trial, also when the trial is over.
+      type: bool
       returned: success
     armed_boot_id:
       description: The boot that armed it.

@@ -3,6 +3,7 @@
 """A trial from arming to its end, on the tree of a Debian host whose boots the tests play through."""
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -79,7 +80,7 @@ def test_armed(root):
     assert re.fullmatch(r"[0-9a-f]{12}", one["id"])
     assert one == {"id": one["id"], "kernel": NEW, "stock": STOCK, "state": "armed", "arguments": ["debug"],
                    "seconds": 600, "armed_boot_id": BOOT_IDS[0], "boots": [], "reason": None, "evidence": [],
-                   "failed_units": []}
+                   "failed_units": [], "this_boot": False}
     assert found["default"]["kernel"] == STOCK and found["problems"] == []
     after = boot_tree.snapshot(root)
     again = trial.settle("armed", NEW, ["debug"], root=root)
@@ -121,6 +122,28 @@ def test_committed(root, armed):
     assert trial.settle("committed", NEW, root=root)["changed"] is False
     assert trial.settle("released", root=root)["trial"] is None
     assert trial.info(root=root)["default"]["kernel"] == STOCK
+
+
+def test_a_trial_that_was_disarmed_while_it_ran_is_not_committed(root, armed):
+    """The kernel that somebody rejected runs on until the next boot. It is no kernel without a trial."""
+    boots_trial(root, armed)
+    ended = trial.settle("disarmed", root=root)
+    assert (ended["trial"]["state"], ended["trial"]["this_boot"]) == ("disarmed", True)
+    said = f"the trial of {NEW} was disarmed while it ran, .*: reboot; the next boot is the default, {STOCK}"
+    assert len(ended["problems"]) == 1 and re.match(said, ended["problems"][0])
+    before = boot_tree.snapshot(root)
+    for state, check in itertools.product(("committed", "pinned"), (True, False)):
+        with pytest.raises(FleetError, match=f"{NEW} is not {state}: {said}"):
+            trial.settle(state, root=root, check=check)
+    with pytest.raises(FleetError, match=f"no trial of {NEW} here: {said}"):
+        trial.settle("armed", NEW, root=root)
+    assert boot_tree.snapshot(root) == before
+    boot_tree.running(root, STOCK, 2)
+    assert not shown(root)["this_boot"] and trial.info(root=root)["problems"] == []
+    assert trial.settle("committed", STOCK, root=root)["default"]["kernel"] == STOCK
+    # A boot that is no trial: what was decided by hand is kept, as ever.
+    boot_tree.running(root, NEW, 3)
+    assert trial.settle("committed", NEW, root=root)["default"]["kernel"] == NEW
 
 
 def test_back_to_stock_by_the_same_way(root, armed):

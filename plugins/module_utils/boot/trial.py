@@ -49,8 +49,35 @@ def _describe(found, state, kernel, root):
     return {
         "loader": found.name, "kernel": kernels.running(root), "boot_id": kernels.boot_id(root),
         "default": found.default(), "pinned": found.pinned() if state["pin"] else None, "entries": entries,
-        "problems": found.problems(kernel), "trial": _trial(found, state["trial"], root), "warnings": found.warnings,
+        "problems": _problems(found, state, kernel, root), "trial": _trial(found, state["trial"], root),
+        "warnings": found.warnings,
     }
+
+
+def _problems(found, state, kernel, root):
+    rejected = _rejected(found, state, root)
+    return [rejected] if rejected else found.problems(kernel)
+
+
+def _rejected(found, state, root):
+    """Return what to say on the boot of a trial that somebody ended, None on any other: its kernel still runs, and
+    nobody may take that for a kernel without a trial."""
+    trial = state["trial"]
+    if not _is_here(trial, root) or trial["ended"] != "disarmed":
+        return None
+    return "the trial of %s was disarmed while it ran, so this kernel stays no longer than this boot: reboot; the next " \
+           "boot is the default, %s" % (trial["kernel"], found.default()["kernel"])
+
+
+def _keep_off(found, state, kernel, what, root):
+    rejected = _rejected(found, state, root)
+    if rejected and kernel == state["trial"]["kernel"]:
+        raise FleetError("%s is not %s: %s" % (kernel, what, rejected))
+
+
+def _is_here(trial, root):
+    """Is this boot the trial, open or ended?"""
+    return bool(trial) and kernels.trial_of(root) == trial["id"]
 
 
 def _load(root):
@@ -71,11 +98,11 @@ def _trial(found, trial, root):
         reason = "no reboot came within %d s of arming" % trial["seconds"]
     keys = ("id", "kernel", "stock", "arguments", "seconds", "armed_boot_id")
     return dict({key: trial[key] for key in keys}, state=status, boots=boots, reason=reason, evidence=lines,
-                failed_units=trial.get("failed_units", []))
+                failed_units=trial.get("failed_units", []), this_boot=_is_here(trial, root))
 
 
 def _status(found, trial, boots, expired, root):
-    if kernels.trial_of(root) == trial["id"]:
+    if _is_here(trial, root):
         return "running"
     if expired:
         return "expired"
@@ -225,7 +252,9 @@ def _pinned(found, state, wanted, root):
             trial["kernel"], trial["state"]))
     if isinstance(found, loader.Without):
         raise FleetError(found.reason, problems=found.problems())
-    pin, before = _pin_of(found, wanted.kernel or kernels.running(root)), _before(found, state)
+    kernel = wanted.kernel or kernels.running(root)
+    _keep_off(found, state, kernel, "pinned", root)
+    pin, before = _pin_of(found, kernel), _before(found, state)
     ended = _end(found, state, "disarmed", root)
     return _Step(found, state, root, pin, ended, loader.Layout(pin["id"], None, False, before))
 
@@ -237,7 +266,7 @@ def _armed(found, state, wanted, root):
         wanted.kernel, wanted.arguments, wanted.seconds)
     if trial and trial["state"] == "running":
         raise FleetError("this boot is the trial of %s: commit or disarm it before another is armed" % trial["kernel"])
-    problems = found.problems(wanted.kernel)
+    problems = _problems(found, state, wanted.kernel, root)
     if problems:
         raise FleetError("no trial of %s here: %s" % (wanted.kernel, "; ".join(problems)), problems=problems)
     before = _before(found, state)
@@ -274,6 +303,7 @@ def _committed(found, state, wanted, root):
     if trial and not finish and (not ours or trial["state"] != "running"):
         raise FleetError("%s is not committed: the trial of %s is %s%s" % (
             kernel, trial["kernel"], trial["state"], _told(trial)))
+    _keep_off(found, state, kernel, "committed", root)
     if deadman.has_fired(root):
         raise FleetError("%s is not committed: its deadman has fired and this host is rebooting" % kernel)
     pin, before = _pin_of(found, kernel), _before(found, state)
