@@ -61,7 +61,7 @@ def apply(features, check=False, root=""):
                 os.uname().release, name, ", ".join(there) or "none, as it is not ours"))
     noted = hostfile.read_json(root + BEFORE, {})
     live = {name: hostfile.read("%s/%s" % (root + LIVE, name)).strip() for name in there}
-    keep = {name: noted.get(name, live[name]) for name in wanted}
+    keep = {name: noted[name] if name in noted else _without_us(name, live[name], root) for name in wanted}
     target = {name: value for name, value in noted.items() if name in there}
     target.update(wanted)
     before, after = hostfile.read(root + BOOT), boot_text(wanted, systemd_version())
@@ -73,6 +73,18 @@ def apply(features, check=False, root=""):
         with hostfile.locked(root + paths.VAR):
             _commit(target, live, keep, after, root)
     return {"changed": bool(changes), "changes": changes}
+
+
+def _without_us(name, value, root):
+    """Return what this feature would be. The trial boot was told it on the command line (role kernel); a new network
+    namespace has what the kernel gives by itself."""
+    if "sysctl.net.fastsocket.%s=%s" % (name, value) not in (hostfile.read(root + "/proc/cmdline") or "").split():
+        return value
+    try:
+        status, text = systemd.attempt("unshare", "--net", "cat", "%s/%s" % (root + LIVE, name))
+    except FleetError:
+        return value
+    return text.strip() if status == 0 else value
 
 
 def _commit(target, live, keep, text, root):

@@ -9,7 +9,8 @@ short_description: Turn features of the fastsocket kernel on
 version_added: 0.2.0
 description:
   - Sets sysctls C(net.fastsocket.*) now and at each boot, and takes back those that it set before and that are no
-    longer asked for. What was there before the first time is kept in C(/var/lib/fastsocket).
+    longer asked for. What was there before the first time is kept in C(/var/lib/fastsocket); where the boot's command
+    line has set the same value, as that of a kernel's trial boot does, it is the kernel's own.
   - The file in C(/etc/sysctl.d) does no harm when the host boots another kernel.
 author:
   - The fastsocket.fleet authors (@fastsocket)

@@ -267,7 +267,7 @@ def test_a_host_that_could_not_come_back_is_refused(machines, role):
     ({"kernel_sha256": "12ab"}, ["'12ab'", "64 digits"]),
     ({"kernel_sha256": "0" * 64}, ["0" * 64, "found "]),
     ({"kernel_state": "absent"}, ["kernel_state", "present, stock", "absent"]),
-    ({"kernel_features": ["local-listen"]}, ["local-listen", "name=number"]),
+    ({"kernel_features": ["local_lisen", "spill=500"]}, ["kernel_features local_lisen, spill=500", "local_listen (0 or 1)"]),
     ({"kernel_trial_seconds": 20}, ["kernel_trial_seconds 20", "60 to 86400", "kernel_stable_seconds 30"]),
     ({"kernel_reboot_timeout": 30}, ["kernel_reboot_timeout 30", "kernel_stable_seconds 30"]),
     ({"kernel_modules": [], "kernel_other_variables": ["kernel_modules"]}, ["container"]),
@@ -276,6 +276,21 @@ def test_role_bad_input(machines, role, given, words):
     with unchanged(machines, ONE):
         run = role(ONE, **given)
     run.one_failure(ONE, *words)
+
+
+def test_a_kernel_without_its_features_is_not_committed(machines):
+    """A container's kernel comes back from each reboot, and has none."""
+    before = boot_id(machines, ONE)
+    book = machines.scratch / "features.yml"
+    book.write_text(json.dumps([{"hosts": ONE, "gather_facts": False, "tasks": [
+        {"ansible.builtin.include_role": {"name": "fastsocket.fleet.kernel", "tasks_from": "trial"},
+         "vars": {"kernel_features": ["local_listen"], "kernel_package": "other.deb", "kernel_reboot_ok": True,
+                  "kernel_stable_seconds": 1, "__kernel_target": HERE, "__kernel_arm": False, "__kernel_reboot": True,
+                  "__kernel_boot": {"default": {"kernel": HERE}}}}]}]))
+    run = machines.playbook(book)
+    said = f"{ONE} runs {HERE}, but not with kernel_features: kernel {HERE} has no feature local_listen; "
+    run.one_failure(ONE, said, f"Then: {ONE} runs {HERE} after")
+    assert "could not be committed" not in run.output and boot_id(machines, ONE) != before
 
 
 def test_package_of_a_url(machines, role, package):

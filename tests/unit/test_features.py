@@ -55,6 +55,27 @@ def test_before_is_what_was_before_the_first_boot_with_us(root):
     assert json.loads((root / features.BEFORE[1:]).read_text()) == {"spill": "75"}
 
 
+def test_before_on_the_trial_boot_is_what_the_kernel_has_by_itself(root, monkeypatch):
+    """The trial was told its features on the command line: that is no value from before us. One that somebody set after
+    that is."""
+    (root / "proc/cmdline").write_text("ro sysctl.net.fastsocket.local_listen=1 sysctl.net.fastsocket.spill=90\n")
+    (root / features.LIVE[1:] / "local_listen").write_text("1\n")
+    asked = []
+
+    def attempt(*words):
+        asked.append(words)
+        return (0, "systemd 252\n") if words[0] == "systemctl" else (0, "0\n")
+
+    monkeypatch.setattr(features.systemd, "attempt", attempt)
+    changes = apply(root, "local_listen", "spill=90")["changes"]
+    assert [change["path"] for change in changes] == ["net.fastsocket.spill", features.BOOT]
+    assert json.loads((root / features.BEFORE[1:]).read_text()) == {"local_listen": "0", "spill": "75"}
+    assert [words for words in asked if words[0] == "unshare"] == [
+        ("unshare", "--net", "cat", f"{root}{features.LIVE}/local_listen")]
+    apply(root)
+    assert live(root) == {"local_listen": "0", "spill": "75"}
+
+
 def test_back_on_a_kernel_that_has_no_features(root):
     apply(root, "local_listen")
     for path in (root / features.LIVE[1:]).iterdir():

@@ -148,6 +148,31 @@ def test_the_kernel_to_go_back_to(play):
     assert evaluate(play, "__kernel_stock", cases) == [wanted for *dummy, wanted in STOCK]
 
 
+@BOTH
+def test_features_are_those_of_our_kernel(play):
+    """What the role takes is what net/fastsocket/main.c has; names of another kernel are for that to know."""
+    source = (TOP / "kernel-src/net/fastsocket/main.c").read_text()
+    numbers = {"SYSCTL_ZERO": 0, "SYSCTL_ONE": 1, "SYSCTL_ONE_HUNDRED": 100}
+    table = {name: range(numbers[low], numbers[high] + 1) for name, low, high in re.findall(
+        r'procname\s*= "(\w+)".*?extra1\s*= (\w+).*?extra2\s*= (\w+)', source, re.DOTALL)}
+    assert len(table) == source.count(".procname")
+    given = [f"{name}={value}" for name in table for value in range(203)]
+    given += [*table, "local_lisen", "x=1", "local-listen", "x="]
+    known = {*table, *(f"{name}={value}" for name, values in table.items() for value in values)}
+    cases = [{"kernel_features": given, "kernel_package": package}
+             for package in ("/srv/kernel-fastsocket_6.12.1-1_amd64.deb", "kernel-fastsocket", "/srv/linux.rpm")]
+    ours, named, other = evaluate(play, "__kernel_bad_features", cases)
+    assert ours == named == [one for one in given if one not in known]
+    assert other == [one for one in ours if one not in ("local_lisen", "x=1")]
+    assert evaluate(play, "__kernel_feature_arguments", [{"kernel_features": ["local_listen", "spill=80"]}]) == [
+        ["sysctl.net.fastsocket.local_listen=1", "sysctl.net.fastsocket.spill=80"]]
+    asked = {"kernel_package": "kernel-fastsocket", "kernel_repository": True}
+    wrong = evaluate(play, "__kernel_wrong", [
+        {**asked, "kernel_features": one} for one in (["spill=500"], ["spill=5", "spill"], ["spill"])])
+    assert wrong == [["kernel_features spill=500: give name or name=number; our kernel has local_listen (0 or 1) and "
+                      "spill (1 to 100)"], ["kernel_features spill=5, spill: give each once"], []]
+
+
 def test_no_kernel_waits_too_long_for_its_commit(play):
     """Three hosts and two forks. However long a host may take, they are looked at no more than 50 times: each look is
     an include in an include, of which Ansible takes some 200."""
