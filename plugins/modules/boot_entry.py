@@ -36,7 +36,9 @@ options:
       - V(pinned) makes the entry of O(kernel) the default by its id, which it stays whatever is installed.
       - V(armed) leaves the default and makes the next boot, and only that, a trial of O(kernel).
       - V(committed) makes O(kernel) the default, when it runs as the trial or there is no trial at all, and removes
-        trial entry and deadman. Refused, as is V(pinned), on the boot of a trial that was disarmed.
+        trial entry and deadman. What made the trial boot panic at the first trouble (C(kernel.panic) and the like) is
+        as before it again, unless O(arguments) or somebody else set it. Refused, as is V(pinned), on the boot of a
+        trial that was disarmed.
       - V(disarmed) removes a trial; the default stays pinned. A kernel that runs on trial runs on, and is gone with the
         next boot.
       - V(released) removes a trial and gives the default back to the rule that the operator had.
@@ -195,7 +197,7 @@ changes:
   elements: dict
   contains:
     path:
-      description: The file, or the file and the variable in it.
+      description: The file, the file and the variable in it, or the sysctl.
       type: str
       returned: success
     before:

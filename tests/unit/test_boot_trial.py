@@ -124,6 +124,73 @@ def test_committed(root, armed):
     assert trial.info(root=root)["default"]["kernel"] == STOCK
 
 
+def sysctls(root, **values):
+    """Set these; return all."""
+    for name, value in values.items():
+        boot_tree.write(root, f"/proc/sys/kernel/{name}", f"{value}\n")
+    return {name: (Path(root) / "proc/sys/kernel" / name).read_text().strip() for name in STOCK_SYSCTLS}
+
+
+STOCK_SYSCTLS = {"panic": "30", "panic_on_oops": "0", "softlockup_panic": "0", "hung_task_panic": "0",
+                 "hardlockup_panic": "0"}
+TRIAL_SYSCTLS = {"panic": "10", "panic_on_oops": "1", "softlockup_panic": "1", "hung_task_panic": "1",
+                 "hardlockup_panic": "1"}
+
+
+@pytest.mark.parametrize(("arguments", "since", "kept"), [
+    ([], {}, {}),
+    (["panic=10", "nmi_watchdog=panic"], {}, {"panic": "10", "hardlockup_panic": "1"}),
+    (["sysctl.kernel.hung-task-panic=1"], {}, {"hung_task_panic": "1"}),
+    ([], {"panic": "5", "softlockup_panic": "2"}, {"panic": "5", "softlockup_panic": "2"}),
+])
+def test_a_commit_ends_the_trials_readiness_to_panic(root, arguments, since, kept):
+    """What the operator asked for by argument, or has in sysctl.d, stays."""
+    sysctls(root, **STOCK_SYSCTLS)
+    one = trial.settle("armed", NEW, arguments, root=root)["trial"]
+    boots_trial(root, one)
+    there = sysctls(root, **dict(TRIAL_SYSCTLS, **since))
+    predicted = trial.settle("committed", NEW, root=root, check=True)["changes"]
+    assert sysctls(root) == there
+    changes = trial.settle("committed", NEW, root=root)["changes"]
+    assert changes == predicted and sysctls(root) == dict(STOCK_SYSCTLS, **kept)
+    assert {row["path"]: (row["before"], row["after"]) for row in changes if row["path"].startswith("kernel.")} == {
+        f"kernel.{name}": (TRIAL_SYSCTLS[name], STOCK_SYSCTLS[name]) for name in STOCK_SYSCTLS if name not in kept}
+    # Who sets them later means it.
+    there = sysctls(root, **TRIAL_SYSCTLS)
+    assert trial.settle("committed", NEW, root=root)["changed"] is False and sysctls(root) == there
+
+
+def test_sysctls_never_fail_a_commit(root, monkeypatch):
+    """One that the old kernel did not have, one that the new one does not, one that cannot be written; and a trial that
+    an older release armed."""
+    sysctls(root, **STOCK_SYSCTLS)
+    folder = Path(root) / "proc/sys/kernel"
+    (folder / "hung_task_panic").unlink()
+    one = trial.settle("armed", NEW, root=root)["trial"]
+    boots_trial(root, one)
+    sysctls(root, **TRIAL_SYSCTLS)
+    (folder / "softlockup_panic").unlink()
+    path = Path(root) / trial.STATE.lstrip("/")
+    text = path.read_text()
+    known = json.loads(text)
+    assert known["trial"].pop("sysctls") == {
+        name: value for name, value in STOCK_SYSCTLS.items() if name != "hung_task_panic"}
+    path.write_text(json.dumps(known))
+    found = trial.settle("committed", root=root, check=True)["changes"]
+    assert found and not [row for row in found if row["path"].startswith("kernel.")]
+    path.write_text(text)
+
+    def refuses(name, mode, **options):
+        if name.endswith("/panic"):
+            raise PermissionError(13, "Permission denied")
+        return open(name, mode, **options)
+
+    monkeypatch.setattr(kernels, "open", refuses, raising=False)
+    assert trial.settle("committed", root=root)["trial"]["state"] == "committed"
+    assert {path.name: path.read_text() for path in folder.glob("*panic*")} == {
+        "panic": "10\n", "panic_on_oops": "0\n", "hung_task_panic": "1\n", "hardlockup_panic": "0\n"}
+
+
 def test_a_trial_that_was_disarmed_while_it_ran_is_not_committed(root, armed):
     """The kernel that somebody rejected runs on until the next boot. It is no kernel without a trial."""
     boots_trial(root, armed)

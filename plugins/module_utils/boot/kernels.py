@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Kernels, seen from the loader: which one runs, which version a boot entry starts, is its file there."""
 
+import contextlib
 import os
 import re
 
@@ -24,6 +25,12 @@ ARGUMENTS = (
 )
 # A hardware watchdog that systemd feeds catches what is left: a kernel that stands still.
 WATCHDOG_ARGUMENT = "systemd.watchdog_sec=60"
+
+# The sysctls that those set, and that end only with the boot: (sysctl, argument, the value it gives).
+SYSCTLS = (
+    ("panic", "panic", "10"), ("panic_on_oops", "oops", "1"), ("softlockup_panic", "softlockup_panic", "1"),
+    ("hung_task_panic", "hung_task_panic", "1"), ("hardlockup_panic", "nmi_watchdog", "1"),
+)
 
 # What GRUB, the kernel and all shells on the way take as it stands.
 _ARGUMENT = re.compile(r"^[A-Za-z0-9_.,:=+/@%-]+\Z")
@@ -61,6 +68,33 @@ def trial_arguments(trial_id, arguments, root="/"):
     """Return what the trial entry has besides the ordinary one; the operator's come last and so win."""
     watchdog = [WATCHDOG_ARGUMENT] if os.path.exists(topology.at(root, "/sys/class/watchdog/watchdog0")) else []
     return ["fastsocket.trial=" + trial_id] + list(ARGUMENTS) + watchdog + list(arguments)
+
+
+def sysctls(root="/"):
+    """Return {sysctl: value} of those that a trial boot sets otherwise."""
+    found = {name: hostfile.read(_sysctl(name, root)) for name, dummy, dummy in SYSCTLS}
+    return {name: text.strip() for name, text in found.items() if text is not None}
+
+
+def sysctl_changes(before, arguments, root="/"):
+    """Return what is to change so that this boot, a trial that is kept, has the sysctls of `before` again. One that the
+    operator's arguments name stays, as does one that has another value than ours by now: somebody set it."""
+    named, now = {word.partition("=")[0].replace("-", "_") for word in arguments}, sysctls(root)
+    return [{"path": "kernel." + name, "before": value, "after": before[name]} for name, argument, value in SYSCTLS
+            if now.get(name) == value and before.get(name, value) != value
+            and not {argument, "sysctl.kernel." + name} & named]
+
+
+def set_sysctls(changes, root="/"):
+    """Carry such changes out, as far as the kernel lets us: no more than a panic depends on it."""
+    for change in changes:
+        path = _sysctl(change["path"].partition(".")[2], root)
+        with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as handle:
+            handle.write(change["after"] + "\n")
+
+
+def _sysctl(name, root):
+    return topology.at(root, "/proc/sys/kernel", name)
 
 
 def version(path, root="/"):

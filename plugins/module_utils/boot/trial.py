@@ -65,8 +65,8 @@ def _rejected(found, state, root):
     trial = state["trial"]
     if not _is_here(trial, root) or trial["ended"] != "disarmed":
         return None
-    return "the trial of %s was disarmed while it ran, so this kernel stays no longer than this boot: reboot; the next " \
-           "boot is the default, %s" % (trial["kernel"], found.default()["kernel"])
+    return "the trial of %s was disarmed while it ran, so this kernel stays no longer than this boot: reboot; the " \
+           "next boot is the default, %s" % (trial["kernel"], found.default()["kernel"])
 
 
 def _keep_off(found, state, kernel, what, root):
@@ -159,8 +159,8 @@ class _Step:
     """The way to a state: what is to change in the loader, the deadman and our record. `trial` as it shall be recorded;
     while it is not over, its deadman is there."""
 
-    def __init__(self, found, state, root, pin, trial, layout):
-        self.found, self.layout, self.root = found, layout, root
+    def __init__(self, found, state, root, pin, trial, layout, sysctls=()):
+        self.found, self.layout, self.root, self.sysctls = found, layout, root, list(sysctls)
         self.arms = bool(trial and not trial["ended"])
         if self.arms:
             self.deadman = deadman.changes(trial, found.disarm_command(), state["trial"], root)
@@ -172,7 +172,7 @@ class _Step:
         self.record = [{"path": STATE, "before": there, "after": text}] if there != text else []
 
     def changes(self):
-        return self.record + self.deadman + self.loader
+        return self.record + self.deadman + self.loader + self.sysctls
 
     def carry_out(self):
         """Arming: the record and the deadman first, the boot for once last of all; all is taken back when that fails.
@@ -180,6 +180,7 @@ class _Step:
         if not self.arms:
             self._change_loader()
             self._change_deadman()
+            kernels.set_sysctls(self.sysctls, self.root)
             self._change_record()
             return
         try:
@@ -274,7 +275,7 @@ def _armed(found, state, wanted, root):
     record = state["trial"] if same else {
         "id": uuid.uuid4().hex[:12], "kernel": wanted.kernel, "stock": pin["kernel"], "arguments": wanted.arguments,
         "seconds": wanted.seconds, "armed_boot_id": kernels.boot_id(root), "armed_at": int(time.time()), "ended": None,
-        "failed_units": systemd.failed() if root == "/" else []}
+        "failed_units": systemd.failed() if root == "/" else [], "sysctls": kernels.sysctls(root)}
     if trial and trial["state"] == "fell_back":
         raise FleetError("the trial of %s fell back (%s): disarm it before another is armed" % (
             trial["kernel"], trial["reason"]), trial=trial)
@@ -307,8 +308,10 @@ def _committed(found, state, wanted, root):
     if deadman.has_fired(root):
         raise FleetError("%s is not committed: its deadman has fired and this host is rebooting" % kernel)
     pin, before = _pin_of(found, kernel), _before(found, state)
-    ended = _end(found, state, "committed", root)
-    return _Step(found, state, root, pin, ended, loader.Layout(pin["id"], None, False, before))
+    ended, sysctls = _end(found, state, "committed", root), []
+    if trial and trial["this_boot"]:
+        sysctls = kernels.sysctl_changes(state["trial"].get("sysctls", {}), trial["arguments"], root)
+    return _Step(found, state, root, pin, ended, loader.Layout(pin["id"], None, False, before), sysctls)
 
 
 def _told(trial):
