@@ -321,6 +321,20 @@ def test_stock_where_we_never_were(machines, role):
     assert run.status == 0 and run.changed() == {TWO: 0}, run.output
 
 
+def test_stock_takes_features_away_where_the_package_is_not_ours(machines, role):
+    """A kernel that was there before us is kept with its features, and is in no record of what we installed."""
+    before = machines.snapshot(TWO)
+    machines.sh(TWO, """
+        mkdir -p /var/lib/fastsocket
+        echo '{"local_listen": "0"}' >/var/lib/fastsocket/kernel-features.json
+        echo '-net.fastsocket.local_listen = 1' >/etc/sysctl.d/60-fastsocket-kernel.conf""")
+    with unchanged(machines, TWO):
+        assert role(TWO, "--check", kernel_state="stock").changed() == {TWO: 1}
+    assert role(TWO, kernel_state="stock").changed() == {TWO: 1}
+    assert fleet.differences(before, machines.snapshot(TWO)) == {}
+    assert role(TWO, kernel_state="stock").changed() == {TWO: 0}
+
+
 def test_check_mode_of_the_role(machines, role):
     with unchanged(machines, TWO):
         role(TWO, "--check", "--diff").one_failure(TWO, "container")
