@@ -259,6 +259,11 @@ def test_the_kernel(root, refused):
     refused("is not of the usual form", kernel=NEW)
     os.unlink(f"{root}/boot/vmlinuz-{STOCK}")
     refused(f"/boot/vmlinuz-{STOCK}, the kernel of the default entry")
+    boot_tree.write(root, f"/boot/vmlinuz-{STOCK}", "kernel")
+    os.unlink(f"{root}/boot/initrd.img-{STOCK}")
+    refused(f"/boot/initrd.img-{STOCK}, the initramfs of the default entry")
+    trial.settle("pinned", root=root)
+    refused(f"/boot/initrd.img-{STOCK}, the initramfs of the default entry")
 
 
 def test_refused_before_anything_is_touched(root):

@@ -157,9 +157,9 @@ class Grub(loader.Loader):
         if _number(self.menu.env.get("timeout", "")) < 0:
             found.append("the menu of GRUB has no end (timeout %s): no boot here goes by itself; set GRUB_TIMEOUT to 0 "
                          "or more and make grub.cfg anew" % self.menu.env["timeout"])
-        if default and default["kernel"] and not self._file(default["file"]):
-            found.append("%s, the kernel of the default entry, is not on this host; make grub.cfg anew"
-                         % default["file"])
+        if default and default["kernel"]:
+            found += ["%s, the %s of the default entry, is not on this host; make grub.cfg anew" % (file, what)
+                      for what, file in self._missing(default)]
         if default and self.menu.env.get("superusers") and not self._free(self.default_id):
             found.append("GRUB asks for a password before it boots the default entry: no boot here goes by itself; add "
                          "--unrestricted to it")
@@ -169,10 +169,8 @@ class Grub(loader.Loader):
         return all(entry.unrestricted for entry in self.paths[wanted])
 
     def kernel_problems(self, entry):
-        found = []
-        for what, file in [("kernel", entry["file"])] + [("initramfs", file) for file in entry["initrds"]]:
-            if not self._file(file):
-                found.append("%s, the %s of the entry %s, is not on this host" % (file, what, entry["id"]))
+        found = ["%s, the %s of the entry %s, is not on this host" % (file, what, entry["id"])
+                 for what, file in self._missing(entry)]
         names = [name for dummy, name, dummy in grubscript.parts(self.paths[entry["id"]][-1].body, self.menu.env)]
         if len([name for name in names if name in _LINUX]) != 1:
             found.append("the entry %s is not of the usual form, with one linux command outside of any if; it cannot "
@@ -180,6 +178,10 @@ class Grub(loader.Loader):
         if self.menu.env.get("superusers") and not self._free(entry["id"]):
             found.append("GRUB asks for a password before it boots the entry %s" % entry["id"])
         return found
+
+    def _missing(self, entry):
+        files = [("kernel", entry["file"])] + [("initramfs", file) for file in entry["initrds"]]
+        return [(what, file) for what, file in files if not self._file(file)]
 
     # -- what is, and what shall be
 
