@@ -64,6 +64,23 @@ def test_the_default_by_pattern_or_order(root):
     assert trial.info(root=root)["default"]["kernel"] == NEW
 
 
+@pytest.mark.parametrize("where", ["variable", "file"])
+def test_the_default_is_what_was_booted_last(root, where):
+    """`@saved`. The first of the menu, where nothing was noted or the entry is gone. A pin wins."""
+    set_variable(root, "LoaderEntryDefault", "@saved" if where == "variable" else "")
+    boot_tree.write(root, "/efi/loader/loader.conf", f"default {'@saved' if where == 'file' else 'none'}\n")
+    assert trial.info(root=root)["default"]["kernel"] == NEW
+    set_variable(root, "LoaderEntryLastBooted", f"{MACHINE}-{STOCK}.conf")
+    found = trial.info(NEW, root)
+    assert (found["default"]["kernel"], found["problems"], found["pinned"]) == (STOCK, [], None)
+    assert trial.settle("pinned", root=root)["pinned"] == f"{MACHINE}-{STOCK}"
+    set_variable(root, "LoaderEntryLastBooted", "gone.conf")
+    assert trial.info(root=root)["default"]["kernel"] == STOCK
+    trial.settle("released", root=root)
+    assert systemd_boot.variable("LoaderEntryDefault", root) == ("@saved" if where == "variable" else None)
+    assert trial.info(root=root)["default"]["kernel"] == NEW
+
+
 @pytest.mark.parametrize("before", ["", f"{MACHINE}-*", f"{MACHINE}-{STOCK}.conf"])
 def test_from_armed_to_released(root, before):
     set_variable(root, "LoaderEntryDefault", before)

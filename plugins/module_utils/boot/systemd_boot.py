@@ -12,6 +12,9 @@ from . import bls, kernels, loader, storage
 VARIABLES = "/sys/firmware/efi/efivars"
 VENDOR = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"     # systemd.io/BOOT_LOADER_INTERFACE
 INFO, DEFAULT, ONCE = "LoaderInfo", "LoaderEntryDefault", "LoaderEntryOneShot"
+# What a default of "@saved" means (loader.conf(5); systemd: config_select_default_entry()). The loader notes no boot
+# for once there.
+LAST, SAVED = "LoaderEntryLastBooted", "@saved"
 # Where the boot partitions are mounted: XBOOTLDR and the EFI system partition.
 FOLDERS = ("/boot", "/efi", "/boot/efi")
 COMMANDS = {DEFAULT: "set-default", ONCE: "set-oneshot"}
@@ -41,12 +44,14 @@ class SystemdBoot(loader.Loader):
                 "arguments": bls.words(entry["options"])}
 
     def _default_id(self):
-        """The EFI variable, then loader.conf, then the first of the menu; both of the former may be patterns."""
+        """The EFI variable, then loader.conf, then the first of the menu; both of the former may be patterns, or mean
+        the entry that was booted last."""
         patterns = [variable(DEFAULT, self.root)]
         for folder in FOLDERS:
             text = hostfile.read(topology.at(self.root, folder, "loader/loader.conf")) or ""
             patterns += [line.split()[1] for line in text.splitlines() if line.split()[:1] == ["default"]
                          and len(line.split()) > 1]
+        patterns = [variable(LAST, self.root) if pattern == SAVED else pattern for pattern in patterns]
         for pattern in filter(None, patterns):
             for name in self.files:
                 if fnmatch.fnmatch(name + ".conf", pattern) or fnmatch.fnmatch(name, pattern):
