@@ -106,6 +106,9 @@ def boot_disarm(dummy):
     result = trial.settle("disarmed")
     say("no trial is armed%s; the default is %s" % (
         "" if result["changed"] else ", nor was one", result["default"]["kernel"] or "not known"))
+    one = result["trial"]
+    if one and one["this_boot"] and one["state"] == "disarmed":
+        say(result["problems"][0])      # its kernel runs on
 
 
 def parser():

@@ -16,7 +16,7 @@ import boot_tree
 import pytest
 from boot_tree import BOOT_IDS, NEW, STOCK
 
-from ansible_collections.fastsocket.fleet.plugins.module_utils import hostfile
+from ansible_collections.fastsocket.fleet.plugins.module_utils import fsctl, hostfile
 from ansible_collections.fastsocket.fleet.plugins.module_utils.boot import (
     deadman,
     evidence,
@@ -137,6 +137,13 @@ TRIAL_SYSCTLS = {"panic": "10", "panic_on_oops": "1", "softlockup_panic": "1", "
                  "hardlockup_panic": "1"}
 
 
+def test_the_sysctls_are_those_of_the_arguments():
+    words = dict(word.split("=", 1) for word in kernels.ARGUMENTS)
+    assert {name: value for name, dummy, value in kernels.SYSCTLS} == TRIAL_SYSCTLS
+    assert {argument: words[argument] for dummy, argument, dummy in kernels.SYSCTLS} == {
+        name: value for name, value in words.items() if "panic" in name + value and not name.startswith("rd.")}
+
+
 @pytest.mark.parametrize(("arguments", "since", "kept"), [
     ([], {}, {}),
     (["panic=10", "nmi_watchdog=panic"], {}, {"panic": "10", "hardlockup_panic": "1"}),
@@ -211,6 +218,19 @@ def test_a_trial_that_was_disarmed_while_it_ran_is_not_committed(root, armed):
     # A boot that is no trial: what was decided by hand is kept, as ever.
     boot_tree.running(root, NEW, 3)
     assert trial.settle("committed", NEW, root=root)["default"]["kernel"] == NEW
+
+
+def test_the_person_on_call_is_told_to_reboot(root, armed, monkeypatch, capsys):
+    settle = trial.settle
+    monkeypatch.setattr(fsctl.trial, "settle", lambda state: settle(state, root=root))
+    boots_trial(root, armed)
+    fsctl.boot_disarm(None)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"no trial is armed; the default is {STOCK}" and len(said) == 2
+    assert said[1].startswith(f"the trial of {NEW} was disarmed while it ran")
+    boots_stock(root)
+    fsctl.boot_disarm(None)
+    assert capsys.readouterr().out == f"no trial is armed, nor was one; the default is {STOCK}\n"
 
 
 def test_back_to_stock_by_the_same_way(root, armed):
