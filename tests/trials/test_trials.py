@@ -36,7 +36,8 @@ NOTES = "cat /var/lib/fastsocket/boots"
 ON_TRIAL = "grep -c fastsocket.trial= /proc/cmdline; uname -r"
 BOOTED = "systemctl is-active multi-user.target; systemctl is-active fastsocket-deadman.service"
 ADDRESSES = "ip -o address show dev eth0 scope global"
-PANICS = "sysctl -n kernel.hung_task_panic kernel.softlockup_panic kernel.panic_on_oops"
+PANICS = "sysctl kernel.{panic,panic_on_oops,softlockup_panic,hung_task_panic,hardlockup_panic}"
+FEATURES = "sysctl -n net.fastsocket.local_listen; ls /etc/sysctl.d/60-fastsocket-kernel.conf 2>/dev/null || true"
 
 
 def crash(how):
@@ -70,6 +71,9 @@ class Story:
         """The role tries the kernel on this machine; a step."""
         return self.step(name, self.play(f"{self.host}-{name}", {self.host: variables}).end())
 
+    def sysctls(self):
+        return self.inside("bash -c '%s'" % PANICS)
+
     def comes_back(self, end_it):
         """Wait for another boot than this one to be over, after END_IT()."""
         before = self.inside(BOOT_ID)
@@ -94,10 +98,11 @@ def panics_and_stays(story):
                    rollout_canary=host, preload_services=["nginx"]).end()
     story.step("panic", rollout, untouched=(untouched, machines.snapshot(NEXT)), services=story.inside(
         "systemctl is-active nginx; ls /usr/lib/fastsocket/libfsocket.so 2>&1 || true"))
+    panics = story.sysctls()
     story.try_it("stays", kernel_features=["local_listen"])
-    story.steps["stays"]["panics"] = story.inside(PANICS)
+    story.steps["stays"]["panics"] = panics, story.sysctls()
     story.comes_back(lambda: machines.reset(host))
-    story.step("reset", features=story.inside("sysctl -n net.fastsocket.local_listen"), packages=story.inside(
+    story.step("reset", features=story.inside(FEATURES), packages=story.inside(
         f"test -s /boot/vmlinuz-{machines.stock} && test -d /lib/modules/{machines.stock} && "
         f"dpkg-query -W -f '${{Status}}' linux-image-{machines.stock}"))
     story.step("asked back", play("asked-back", {host: {}}, kernel_state="stock", kernel_reboot_ok=False).end())
@@ -112,10 +117,11 @@ def hangs_and_is_reset(story):
     """A hard lockup; then a machine that is reset before the commit; then one that is armed and never rebooted."""
     story.try_it("hard lockup", kernel_arguments=crash("HARDLOCKUP"))
     # Watched so long that the reset comes first, whatever else the machine does.
-    role = story.play("reset", {story.host: {"kernel_stable_seconds": 90}})
+    role = story.play("reset", {story.host: {"kernel_stable_seconds": 90, "kernel_features": ["local_listen"]}})
     trial = story.machines.until(story.host, ON_TRIAL, lambda said: said.startswith("1\n"))
+    features, panics = story.inside(FEATURES), story.sysctls()
     story.machines.reset(story.host)
-    story.step("cut short", role.end(), on_trial=trial)
+    story.step("cut short", role.end(), on_trial=trial, features=features, panics=panics)
     kernel = story.steps["cut short"]["trial"]["kernel"]
     armed = story.machines.module(story.host, "boot_entry", state="armed", kernel=kernel, seconds=60)
     environment = story.inside("grub-editenv list")
@@ -249,6 +255,9 @@ def test_a_dead_network_comes_back_by_itself(machines, kernel, told):
 def test_a_reset_before_the_commit_ends_the_trial(machines, kernel, told):
     before, seen = told(V2, "hard lockup"), told(V2, "cut short")
     assert seen["on_trial"] == f"1\n{kernel.version}"
+    # Its features are tried with it, and not there for good; it would rather panic than stand still.
+    assert seen["features"] == "1"
+    assert re.findall(r"= (\d+)", seen["panics"]) == ["10", "1", "1", "1", "1"], seen["panics"]
     says(seen, V2, fell_back(machines, CUT_SHORT))
     is_on_stock(machines, kernel, seen, before)
 
@@ -293,7 +302,11 @@ def test_a_good_kernel_stays(machines, kernel, told):
     for one in (seen, later):
         assert one["kernel"] == one["default"]["kernel"] == kernel.version
         assert machines.stock in [entry["kernel"] for entry in one["entries"]]
-    assert later["packages"] == "install ok installed" and later["features"] == "1"
+    assert later["packages"] == "install ok installed"
+    assert later["features"] == "1\n/etc/sysctl.d/60-fastsocket-kernel.conf"
+    # Committed, it panics as readily as stock did.
+    before, after = seen["panics"]
+    assert before == after != told(V2, "cut short")["panics"]
     assert not [word for word in later["arguments"] if word.startswith("fastsocket.trial=")]
 
 
