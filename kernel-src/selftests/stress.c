@@ -1,10 +1,11 @@
 // SPDX-FileCopyrightText: 2026 The fastsocket.fleet authors
 // SPDX-License-Identifier: GPL-2.0-only
 /*
- * Everything at once for FASTSOCKET_STRESS_SECONDS (default 5): listeners come, change their CPU, are shut down, listen
- * again and go; groups grow past their array; sysctls toggle; counters are read and reset; programs come and go; name-
- * spaces end with listeners in them; clients connect all the while. Connections of a listener that goes may be reset
- * meanwhile, so what this looks for is what KASAN, lockdep and RCU say, hangs, and that all is in order afterwards.
+ * Everything at once for FASTSOCKET_STRESS_SECONDS (default 5): listeners come, change their CPU, are shut down,
+ * listen again and go; groups grow past their array; sysctls toggle; counters are read and reset; programs come and
+ * go; namespaces end with listeners in them; clients connect all the while. Connections of a listener that goes may be
+ * reset meanwhile (tcp_migrate_req toggles, and stock resets the one whose handshake ends just then), so what this
+ * looks for is what KASAN, lockdep and RCU say, hangs, and that all is in order afterwards.
  */
 #define _GNU_SOURCE
 #include <errno.h>
