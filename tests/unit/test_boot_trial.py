@@ -440,6 +440,16 @@ def test_evidence(root, armed):
     assert trial.settle("disarmed", root=root)["trial"]["evidence"][-1] == "its trace"
 
 
+def test_a_journal_ends_where_the_deadman_fired(root, monkeypatch):
+    """What follows is an orderly reboot, hundreds of lines."""
+    fired = f"v4 kernel: {deadman.SAYS} of 6.12 within 60 s; back to the default"
+    said = [f"line {n}" for n in range(60)]
+    monkeypatch.setattr(evidence.systemd, "attempt", lambda *words: (0, "\n".join([*said, fired, *said])))
+    assert evidence.collect(0, BOOT_IDS[1:2], root) == [*said[-evidence.LINES + 1:], fired]
+    monkeypatch.setattr(evidence.systemd, "attempt", lambda *words: (0, "\n".join(said)))
+    assert evidence.collect(0, BOOT_IDS[1:2], root) == said[-evidence.LINES:]
+
+
 def test_no_evidence_says_why(root):
     def why(*boot_ids):
         return evidence.collect(0, boot_ids, root)[0]

@@ -24,6 +24,9 @@ BOOTS = paths.VAR + "/boots"
 LOCK = paths.RUN + "/boot"      # a folder in memory: there from the first moment, and gone with the boot
 FIRED = LOCK + "/fired"
 
+# What it tells the kernel's log when it fires.
+SAYS = "fastsocket: nobody committed the trial boot"
+
 # Seconds an orderly reboot has before it is forced, and a forced one before the kernel does it alone.
 ORDERLY_S, FORCED_S = 60, 20
 
@@ -116,7 +119,7 @@ wait "$at"
 take_lock
 open || exit 0
 echo "$boot_id" > "$fired"
-echo "<1>fastsocket: nobody committed the trial boot of $kernel within $seconds s; back to the default" > /dev/kmsg
+echo "<1>{says} of $kernel within $seconds s; back to the default" > /dev/kmsg
 record fired &
 systemctl --no-block reboot &
 wait "$force_at"
@@ -137,7 +140,8 @@ def texts(trial, clear):
     return {
         script: SCRIPT.format(
             made_by=paths.MADE_BY, trial=trial["id"], armed=trial["armed_boot_id"], seconds=trial["seconds"],
-            folder=paths.VAR, boots=BOOTS, lock=LOCK, fired=FIRED, clear=clear, orderly=ORDERLY_S, forced=FORCED_S),
+            folder=paths.VAR, boots=BOOTS, lock=LOCK, fired=FIRED, clear=clear, says=SAYS, orderly=ORDERLY_S,
+            forced=FORCED_S),
         UNIT: UNIT_TEXT.format(script=script),
     }
 

@@ -8,6 +8,7 @@ import os
 import re
 
 from .. import hostfile, systemd, topology
+from . import deadman
 
 # The kernel's own, and where systemd-pstore.service puts them away after the boot.
 # (systemd: src/pstore/pstore.c; a folder each by time, and for firmware by count in it).
@@ -15,6 +16,8 @@ PSTORE = ("/sys/fs/pstore/dmesg-*", "/var/lib/systemd/pstore/dmesg-*", "/var/lib
           "/var/lib/systemd/pstore/*/*/dmesg*")
 PERSISTENT = "/var/log/journal"
 LINES = 20
+# Of a journal that are looked through: an orderly end is long, and what was before it tells more.
+BACK = 1000
 # Where a dying kernel says why (kernel/panic.c, kernel/watchdog.c, arch/x86/kernel/dumpstack.c); a trace may follow.
 WHY = re.compile(r"Kernel panic - |\bOops: |\bBUG: |detected hard LOCKUP on ")
 
@@ -39,12 +42,14 @@ def _pstore(since, root):
 def _journal(boot_ids, root):
     for boot_id in reversed(boot_ids):
         words = ["journalctl", "--boot=" + boot_id.replace("-", ""), "--no-pager", "--output=short-monotonic",
-                 "--lines=%d" % LINES, "--quiet"]
+                 "--lines=%d" % BACK, "--quiet"]
         if root != "/":
             words.append("--directory=" + topology.at(root, PERSISTENT))
         status, text = systemd.attempt(*words)
         if status == 0 and text.strip():
-            return _lines(text)[-LINES:]
+            lines = _lines(text)
+            fired = [number for number, line in enumerate(lines) if deadman.SAYS in line]
+            return lines[:fired[0] + 1 if fired else None][-LINES:]
     return []
 
 
