@@ -8,6 +8,7 @@
 #include <errno.h>
 
 #include "fds.h"
+#include "inherit.h"
 #include "kernel.h"
 #include "queues.h"
 #include "real.h"
@@ -147,6 +148,8 @@ int slots_heed(struct listener *l, struct claim *c, int64_t now)
 	int on = switch_at(now) == FSOCKET_SWITCH_ON, keep = errno;
 
 	steer_sync(l, on);
+	if (__builtin_expect(l->inherited, 0))
+		inherit_look(l, now);
 	if (c && (slot_state(c->row) != FSOCKET_SLOT_OFF) != on)
 		turn(l, c, on);
 	errno = keep;

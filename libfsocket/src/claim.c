@@ -193,11 +193,36 @@ static void set_leaving(struct listener *l)
 	slots_watch = (slots_watch & ~WATCH_LEAVING) | (l ? WATCH_LEAVING : 0);
 }
 
+void slot_abandon(struct listener *l, int cpu, struct fsocket_slot *row)
+{
+	/* A successor that has not claimed yet does not know the mode; an end depends on it. */
+	steer_sync_locked(l, switch_on());
+	/*
+	 * Out of LISTEN, and the kernel moves the queue and the handshakes to the others
+	 * (inet_connection_sock.c:inet_csk_listen_stop). Where nothing would move them: no new ones, and who is left
+	 * serves the queue. But another process that has a slot of its own on this CPU cannot serve this one.
+	 */
+	if (!row || migrate_works() || !is_sole(l->row) || cpu_owners(l->cookie, cpu)) {
+		steer_end(l, cpu);
+		if (row)
+			slot_row_clear(row);
+		return;
+	}
+	slot_row_clear(row);
+	row->listener = l->cookie;
+	__atomic_store_n(&row->cookie, l->cookies[cpu], __ATOMIC_RELAXED);
+	row->cpu = cpu;
+	__atomic_store_n(&row->backlog, (uint32_t)l->backlog, __ATOMIC_RELAXED);
+	slot_state_set(row, FSOCKET_SLOT_ORPHAN);
+	__atomic_fetch_add(&l->row->orphans, 1, __ATOMIC_RELAXED);
+	steer_orphan(l, cpu);
+}
+
 void claim_release(struct listener *l, struct claim *c)
 {
 	struct fsocket_slot *row = c->row;
 	struct epoll_event unused = { 0 };
-	int fd = l->slots[c->cpu], orphan = 0, owners, spilling;
+	int fd = l->slots[c->cpu], owners, spilling;
 
 	spill_end_help(l, c);
 	if (!slot_intact(l, c->cpu))
@@ -209,31 +234,15 @@ void claim_release(struct listener *l, struct claim *c)
 	shared_lock();
 	spilling = slot_state(row) == FSOCKET_SLOT_SPILLING;
 	slot_state_set(row, FSOCKET_SLOT_FREE);
-	/* A successor that has taken it over will claim it soon, if it has not. */
-	owners = slot_owners(row->cookie) + pid_alive(row->taken);
+	/* A successor that has taken it over does not count: it may have no thread for this CPU. If it has, that listens anew. */
+	owners = slot_owners(row->cookie);
 	/* Who stays knows nothing of our spilling. */
 	if (fd >= 0 && owners && spilling)
 		steer_prefer_locked(l, c->cpu, c->cpu);
-	if (fd >= 0 && !owners) {
-		/*
-		 * The last owner. Out of LISTEN, and the kernel moves the queue and the
-		 * handshakes to the others (inet_connection_sock.c:inet_csk_listen_stop).
-		 */
-		orphan = !migrate_works() && is_sole(l->row) &&
-			 !cpu_owners(l->cookie, c->cpu);
-		/* Another process has a slot of its own on this CPU: it cannot serve this one. */
-		if (!orphan)
-			steer_end(l, c->cpu);
-	}
-	if (orphan) {
-		slot_state_set(row, FSOCKET_SLOT_ORPHAN);
-		/* Nothing would move them: no new ones, and who is left serves the queue. */
-		row->pid = row->tid = 0;
-		__atomic_fetch_add(&l->row->orphans, 1, __ATOMIC_RELAXED);
-		steer_orphan(l, c->cpu);
-	} else {
+	if (fd < 0 || owners)
 		slot_row_clear(row);
-	}
+	else
+		slot_abandon(l, c->cpu, row);
 	shared_unlock();
 }
 
@@ -309,6 +318,8 @@ int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event)
 
 	if (l->sharded)
 		return shard_epoll(l, epfd, op, event);
+	if (op == EPOLL_CTL_ADD && l->inherited)
+		slots_watch |= WATCH_INHERITED;
 	/* A program may pin its threads any time before it adds listeners. */
 	if (op == EPOLL_CTL_ADD && leaving != l)
 		thread_ask_again();

@@ -71,6 +71,9 @@ void inherit_message(struct msghdr *message)
 	errno = keep;
 }
 
+/* ms between looks after slots that were a predecessor's. */
+#define LOOK_MS 250
+
 /* ---- slots ------------------------------------------------------------- */
 
 /* Is fd a socket that listens where l does? What a row says is not to be trusted. */
@@ -85,7 +88,7 @@ static int listens_there(const struct listener *l, int fd)
 	       !memcmp(&a, &l->address, length);
 }
 
-int inherit_slot(const struct listener *l, int cpu)
+int inherit_slot(struct listener *l, int cpu)
 {
 	struct fsocket_slot *row;
 	int keep = errno, fd = -1, process;
@@ -101,9 +104,30 @@ int inherit_slot(const struct listener *l, int cpu)
 		real.close(fd);
 		fd = -1;
 	}
-	if (fd >= 0)
+	if (fd >= 0) {
 		row->taken = getpid();
+		l->inherited = 1;
+	}
 	shared_unlock();
 	errno = keep;
 	return fd;
+}
+
+void inherit_look(struct listener *l, int64_t now)
+{
+	int keep = errno, more = 0;
+
+	if (now < l->inherited_look || l->sharded || !shared_trylock())
+		return;
+	l->inherited_look = now + LOOK_MS;
+	for (int cpu = 0; cpu < l->cpus; cpu++) {
+		if (l->claims[cpu].tid || !slot_intact(l, cpu) || socket_flag(l->slots[cpu], SO_ACCEPTCONN) != 1)
+			continue;
+		more |= slot_former(l->cookies[cpu], cpu);
+		if (!slot_owners(l->cookies[cpu]) && !slot_orphan(l->cookie, cpu))
+			slot_abandon(l, cpu, slot_row_free(cpu));
+	}
+	l->inherited = more;
+	shared_unlock();
+	errno = keep;
 }

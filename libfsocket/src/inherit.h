@@ -18,6 +18,11 @@ void inherit_message(struct msghdr *message);
  * reload, so that nothing has to end under load: what ends loses now and then
  * a handshake, whatever the kernel does about it. -1: none, or not to be had.
  */
-int inherit_slot(const struct listener *l, int cpu);
+int inherit_slot(struct listener *l, int cpu);
+/*
+ * A predecessor that is killed gives up nothing: its slots, which we keep open, would listen on. Those that no thread
+ * here serves either end. A few times a second, while there is a predecessor.
+ */
+void inherit_look(struct listener *l, int64_t now);
 
 #endif

@@ -272,7 +272,8 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	}
 	l->fd = fd;
 	highest = fd > highest ? fd : highest;
-	l->claimed = 0;
+	l->claimed = l->inherited = 0;
+	l->inherited_look = 0;
 	l->backlog = backlog;
 	l->cookie = socket_cookie(fd);
 	memset(&l->address, 0, sizeof(l->address));

@@ -99,6 +99,8 @@ struct fsocket_slot *slot_served(uint64_t slot_cookie, int cpu, uint64_t *accept
 struct fsocket_slot *slot_predecessor(uint64_t listener_cookie, int cpu);
 /* Live owners of a slot socket. Rows of the dead are freed on the way. Locked. */
 int slot_owners(uint64_t slot_cookie);
+/* Is one of them an owner whose successor has the slot as well? Locked. */
+int slot_former(uint64_t slot_cookie, int cpu);
 /* An orphan row of a listener on a CPU, or NULL. Locked. */
 struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu);
 void slot_row_clear(struct fsocket_slot *row);

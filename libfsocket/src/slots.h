@@ -68,6 +68,8 @@ struct listener {
 	int backlog;
 	_Atomic int sharded;	/* one of several of the application's own: no siblings */
 	_Atomic int claimed;	/* some thread or process had a slot of it */
+	_Atomic int inherited;	/* a predecessor's slots may want an end: inherit.h */
+	_Atomic int64_t inherited_look;	/* ms; not before */
 	_Atomic int copies;	/* one more than the highest descriptor that is known to be a copy */
 	struct sockaddr_storage address;
 	socklen_t address_length;
@@ -156,9 +158,12 @@ enum watch {
 	WATCH_SLOTS = 1,	/* it has had a slot */
 	WATCH_LEAVING = 2,	/* `leaving` is set */
 	WATCH_IDLE = 4,		/* nothing came for a while in its last wait */
+	WATCH_INHERITED = 8,	/* it polls a listener whose slots were a predecessor's */
 };
 extern HIDDEN __thread int slots_watch;
 void claim_release(struct listener *l, struct claim *c);
+/* A slot that listens has no owner any more; its row is `row`, or a free one, or NULL. Locked. */
+void slot_abandon(struct listener *l, int cpu, struct fsocket_slot *row);
 /* The claim of this thread on a listener, or NULL. */
 struct claim *my_claim(const struct listener *l);
 /* The first of the application's other listeners on l's address from an index on, all round; NULL: none. */

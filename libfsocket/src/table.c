@@ -214,6 +214,16 @@ int slot_owners(uint64_t slot_cookie)
 	return owners;
 }
 
+int slot_former(uint64_t slot_cookie, int cpu)
+{
+	int former = 0;
+
+	FOR_ROWS(row, cpu)
+		if (row->cookie == slot_cookie && row->taken)
+			former |= owned(row);
+	return former;
+}
+
 struct fsocket_slot *slot_orphan(uint64_t listener_cookie, int cpu)
 {
 	FOR_ROWS(row, cpu)

@@ -23,14 +23,19 @@
 static void look_around(void)
 {
 	int64_t now = coarse_ms();
+	int inherited = 0;
 
 	/* No connection comes to a CPU that is offline: who has lost its own would not see that in accept(). */
 	counting_cpu(now);
 	for (struct listener *l = listener_next(NULL); l; l = listener_next(l)) {
 		struct claim *c = my_claim(l);
 
-		if (!c)
+		inherited |= l->inherited;
+		if (!c) {
+			if (l->inherited && !l->sharded)
+				slots_heed(l, NULL, now);
 			continue;
+		}
 		quick_end(c);
 		if (l->sharded) {
 			shard_look(l, c, now, 1);
@@ -40,6 +45,8 @@ static void look_around(void)
 			steer_tick(l, now);
 		}
 	}
+	if (!inherited)
+		slots_watch &= ~WATCH_INHERITED;
 }
 
 /* All but those that a fault of this very thread raises. 0, or an error number where a filter forbids it. */

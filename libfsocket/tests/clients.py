@@ -64,7 +64,10 @@ class Clients:
 
     def result(self):
         """The Tally of clients that end by themselves."""
-        tally = Tally({cpu: json.loads(p.communicate(timeout=60)[0]) for cpu, p in self.running.items()})
+        for process in self.running.values():
+            process.wait(60)
+        # Not communicate(): a client that was quick has said it with its "up", and that has been read into a buffer.
+        tally = Tally({cpu: json.loads(p.stdout.read()) for cpu, p in self.running.items()})
         # Otherwise fewer came than the test says.
         assert not self.rate or not tally.late, f"{tally.late} connections could not be opened in time"
         return tally

@@ -153,11 +153,11 @@ def test_reload_without_cookies():
 # ---- nginx: binary upgrade
 
 
-def successor(nginx, old):
+def successor(nginx, old, workers=2):
     """SIGUSR2: the new master, with workers that serve."""
     nginx.send(signal.SIGUSR2)
     (new,) = lab.wait_for("a new master", lambda: [p for p in lab.children(nginx.process.pid) if p not in old])
-    lab.wait_for("its workers", lambda: len(lab.children(new)) == 2)
+    lab.wait_for("its workers", lambda: len(lab.children(new)) == workers)
     if "libfsocket" in Path(f"/proc/{new}/maps").read_text():
         nginx.wait_for_slots(lab.children(new), 1)
     return new
