@@ -12,8 +12,6 @@
 #include "real.h"
 #include "steer.h"
 
-/* ms that a handshake takes, with a SYN-ACK sent again (net/ipv4: TCP_TIMEOUT_INIT). */
-#define HANDSHAKE_MS 2000
 /* Samples that a judgement takes, and how many more of them than of all others must be of one CPU: three quarters. */
 #define SAMPLES 16
 #define MAJORITY 8
@@ -193,6 +191,15 @@ void choose_remove(const struct listener *l, int slot)
 void choose_wait(const struct listener *l)
 {
 	__atomic_store_n(&order_mine(l)->due, coarse_ms() + HANDSHAKE_MS, __ATOMIC_RELAXED);
+}
+
+int choose_ended(const struct listener *l)
+{
+	struct order *o = order_mine(l);
+	int64_t now = coarse_ms(), before = o->ended;
+
+	__atomic_store_n(&o->ended, now, __ATOMIC_RELAXED);
+	return before && now - before < HANDSHAKE_MS;
 }
 
 void choose_tick(const struct listener *l, int64_t now)

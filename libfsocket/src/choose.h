@@ -27,6 +27,7 @@ struct order {
 	uint64_t listener;	/* its cookie; another one's: nothing is known yet */
 	int64_t changed;	/* ms: the program was attached */
 	int64_t due;		/* ms: attach it then, 0: it is */
+	int64_t ended;		/* ms: a slot did, 0: none yet */
 	uint32_t count, reserved;
 	struct member members[];
 };
@@ -34,6 +35,9 @@ struct order {
 /* Several generations of slots, while reloads overlap. */
 #define ORDER_ROOM(cpus) (4 * (size_t)(cpus))
 #define ORDER_SIZE(cpus) (sizeof(struct order) + ORDER_ROOM(cpus) * sizeof(struct member))
+
+/* ms that a handshake takes, with a SYN-ACK sent again (net/ipv4: TCP_TIMEOUT_INIT). */
+#define HANDSHAKE_MS 2000
 
 /* An index that no member has: the kernel chooses by hash. */
 #define BY_HASH 0xffffffffu
@@ -63,6 +67,8 @@ void choose_check(const struct listener *l);
 int choose_attach(const struct listener *l);
 /* What else is attached stays so for a moment: handshakes of a slot that ended are still under way. */
 void choose_wait(const struct listener *l);
+/* A slot ends. Did one before it whose handshakes may be under way still? On all kernels; locked. */
+int choose_ended(const struct listener *l);
 /* Attach what is due. */
 void choose_tick(const struct listener *l, int64_t now);
 /* A connection in the own slot came to this CPU: what should not be, if the order is right. */

@@ -185,6 +185,10 @@ static int global_again(const struct listener *l)
  * before, and nothing moves it afterwards (net/ipv4/inet_connection_sock.c: inet_csk_reqsk_queue_add). A slot gets
  * handshakes of other CPUs while these have none. So new ones go to the application's listener first, and what
  * softirqs have in hand is waited for. 1: that is so.
+ *
+ * Not soon after another end, unless the sysctl moves what it left half open: the program that does is away for the
+ * moment, and each ACK that comes in it finds no listener. At the same rate of connections those are a hundred times as
+ * many, where a round trip takes longer than the moment.
  */
 static int handshakes_end(const struct listener *l)
 {
@@ -200,10 +204,11 @@ void steer_end(const struct listener *l, int slot)
 {
 	uint32_t mode = is_sole(l->row) ? __atomic_load_n(&l->row->mode, __ATOMIC_RELAXED) : FSOCKET_MODE_UNKNOWN;
 	int global = mode == FSOCKET_MODE_GLOBAL, by_program = steer_by_program();
-	int quiet = mode == FSOCKET_MODE_SLOTS && migrate_works() && handshakes_end(l), moves;
+	int by_sysctl = migrate_by_sysctl(), late = choose_ended(l) && !by_sysctl;
+	int quiet = mode == FSOCKET_MODE_SLOTS && migrate_works() && !late && handshakes_end(l), moves;
 
 	/* With a program that chooses nothing would be moved, but by the sysctl. */
-	moves = (global || quiet || by_program) && !migrate_by_sysctl() && !migrate_attach(l->fd);
+	moves = (global || quiet || by_program) && !by_sysctl && !migrate_attach(l->fd);
 	real.shutdown(l->slots[slot], SHUT_RD);
 	if (by_program)
 		choose_remove(l, slot);
