@@ -88,6 +88,21 @@ static void adopt(void *memory, const struct fsocket_header *h)
 	shared.header = memory;
 }
 
+/* A page without a block, when it is first written to on a file system that is full, is SIGBUS. */
+static int fill(int fd, const struct fsocket_header *want)
+{
+	errno = posix_fallocate(fd, 0, (off_t)layout_size(want));
+	return errno ? -1 : 0;
+}
+
+/* Where blocks are compressed or shared, their number tells nothing, and filling changes nothing. */
+static int filled(int fd, const struct fsocket_header *want)
+{
+	struct stat st;
+
+	return !fstat(fd, &st) && ((size_t)st.st_blocks * 512 >= layout_size(want) || !fill(fd, want));
+}
+
 /* A file that this very library would have made: same owner, size and layout. */
 static int fits(int fd, const struct fsocket_header *want)
 {
@@ -111,8 +126,7 @@ static int make_file(const char *path, const struct fsocket_header *want)
 	fd = open(fresh, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0644);
 	if (fd < 0)
 		return -1;
-	if (ftruncate(fd, (off_t)layout_size(want)) ||
-	    pwrite(fd, want, sizeof(*want), 0) != (ssize_t)sizeof(*want) || link(fresh, path)) {
+	if (fill(fd, want) || pwrite(fd, want, sizeof(*want), 0) != (ssize_t)sizeof(*want) || link(fresh, path)) {
 		real.close(fd);
 		fd = -1;
 	}
@@ -129,8 +143,13 @@ static int open_file(const struct fsocket_header *want)
 		return -1;
 	for (int turn = 0; turn < 2; turn++) {
 		fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-		if (fd >= 0 && fits(fd, want))
-			return fd;
+		if (fd >= 0 && fits(fd, want)) {
+			if (filled(fd, want))
+				return fd;
+			/* A former library's, with holes. It is in use. */
+			real.close(fd);
+			return -1;
+		}
 		if (fd >= 0) {
 			/* Another version's: whoever maps it keeps it, we begin anew. */
 			real.close(fd);

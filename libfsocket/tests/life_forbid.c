@@ -28,7 +28,7 @@ static const struct {
 } calls[] = {
 	{ "accept", SYS_accept }, { "accept4", SYS_accept4 }, { "bind", SYS_bind }, { "close", SYS_close },
 	{ "clock_nanosleep", SYS_clock_nanosleep }, { "connect", SYS_connect }, { "epoll_ctl", SYS_epoll_ctl },
-	{ "epoll_pwait", SYS_epoll_pwait }, { "epoll_wait", SYS_epoll_wait }, { "ftruncate", SYS_ftruncate },
+	{ "epoll_pwait", SYS_epoll_pwait }, { "epoll_wait", SYS_epoll_wait }, { "fallocate", SYS_fallocate },
 	{ "ioctl", SYS_ioctl }, { "link", SYS_link }, { "madvise", SYS_madvise }, { "mkdir", SYS_mkdir },
 	{ "pwrite64", SYS_pwrite64 }, { "rt_sigprocmask", SYS_rt_sigprocmask }, { "unlink", SYS_unlink },
 	{ "fcntl", SYS_fcntl }, { "fstat", SYS_fstat },

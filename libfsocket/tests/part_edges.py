@@ -106,3 +106,42 @@ def test_leaves_group():
             shares.append([answers.count(cpu) for cpu in lab.CPUS])
             assert first.returncode == 0 and min(shares[-1]) >= 20, shares
     return f"stock {shares[0]}, library {shares[1]}"
+
+
+@told
+def test_full():
+    """nginx starts, serves and reloads where DIR has from 4 KB left to enough, and where its file has holes"""
+    kept = []
+    for kbytes in (4, 8, 12, 16, 20, 24, 28, 32, 48, 96):
+        lab.DIR.mkdir(exist_ok=True)
+        lab.run("mount", "-t", "tmpfs", "-o", f"size={kbytes}k", "tmpfs", str(lab.DIR))
+        try:
+            with lab.Nginx(f"full{kbytes}", PORT + 20, env=lab.environment(f"full{kbytes}"), wait=False) as nginx:
+                nginx.up(nginx.address, nginx.port)
+                lab.ask("127.0.0.1", nginx.port, 20)
+                nginx.reload()
+                lab.ask("127.0.0.1", nginx.port, 20)
+                kept += [f"{kbytes} KB"] if nginx.served() else []
+                if nginx.served() and len(kept) == 1:
+                    holes(nginx)
+        finally:
+            lab.run("umount", "-l", str(lab.DIR))
+    assert kept and kept[0] != "4 KB", kept
+    return f"statistics in a file with {', '.join(kept)}"
+
+
+def holes(nginx):
+    """The file as a former library made it, in a directory that then was filled: the next one leaves it alone."""
+    nginx.stop()
+    size = nginx.stats.path.stat().st_size
+    head = nginx.stats.path.read_bytes()[:4096]
+    nginx.stats.path.write_bytes(head)
+    os.truncate(nginx.stats.path, size)
+    with contextlib.suppress(OSError), open(lab.DIR / "fill", "wb", buffering=0) as f:
+        while True:
+            f.write(bytes(4096))
+    again = lab.Nginx(nginx.name, PORT + 21, env=lab.environment(nginx.name), wait=False)
+    with again:
+        again.up(again.address, again.port)
+        lab.ask("127.0.0.1", again.port, 20)
+    assert nginx.stats.path.stat().st_size == size
