@@ -307,7 +307,7 @@ class Nginx(Service):
     CONFIG = """
 {main} {user} worker_processes {workers}; worker_cpu_affinity {masks}; pid {run}/nginx.pid; error_log {log} info;
 daemon {daemon};
-events {{ worker_connections 1024; {events} }}
+events {{ worker_connections 4096; {events} }}
 http {{ access_log off; {temp} server {{ {listen} return 200 "$pid $remote_port\\n"; }} }}
 """
 

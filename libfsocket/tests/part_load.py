@@ -7,6 +7,7 @@ An offlined CPU is tried in tests/vm/test_hotplug.py, as here it would be gone f
 does to a worker is: the kernel lets it run on all the others (kernel/sched/core.c: select_fallback_rq).
 """
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 import lab
-from clients import Clients, Web, stopped, told
+from clients import Clients, Proxy, Web, stopped, told
 
 ROOT = lab.HERE.parents[1]
 FSCTL = """
@@ -23,6 +24,8 @@ sys.path.insert(0, sys.argv[1])
 from plugins.module_utils import fsctl
 sys.exit(fsctl.main(sys.argv[2:]))
 """
+# linux/ptrace.h, linux/wait.h
+PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
 CPUSETS = Path("/sys/fs/cgroup/cpuset")
 
 
@@ -70,22 +73,54 @@ def all_served(server, tally):
 # ---- one CPU's traffic
 
 
+def one_cpu(name, make, others, limit):
+    """Stock and library under `limit` connections of the first CPU's. Returns [(Tally, overflows, served by `others`)];
+    `others(server)`: the CPU's that has no clients, by its statistics or by its process."""
+    found = []
+    for variant in ("stock", "library"):
+        own = f"{name}-{variant}-{limit}"
+        with make(own, lab.environment(own) if variant == "library" else None) as server:
+            before = overflows()["ListenOverflows"]
+            with Clients(server.port, rate=0, cpus=lab.CPUS[:1], limit=limit, count=20000) as load:
+                tally = load.result()
+            full = overflows()["ListenOverflows"] - before
+            assert not tally.lost, tally
+            found.append((tally, full, others(server, tally)))
+            # Where it has a queue that can be long.
+            assert variant == "stock" or server.stats.total()["spills"], found
+    return found
+
+
+def compared(found):
+    return "; ".join(f"{variant} {tally}, {other} by the other one, {full} times too full"
+                     for variant, (tally, full, other) in zip(("stock", "library"), found, strict=True))
+
+
+def by_the_other_worker(nginx, tally):
+    return sum(tally.by(pid) for pid, cpu in nginx.workers().items() if cpu == lab.CPUS[1])
+
+
+def by_the_other_thread(proxy, _):
+    return proxy.stats.read()["cpus"][lab.CPUS[1]]["accepts"] if proxy.served() else None
+
+
 @told
 def test_one_cpu():
     """all connections come to one CPU: no accept queue overflows, none is lost, another worker takes a share"""
-    text = []
-    for name, env in (("stock1", None), ("one", lab.environment("one"))):
-        with Web(name, env) as nginx, no_overflow():
-            workers = {cpu: pid for pid, cpu in nginx.workers().items()}
-            with Clients(nginx.port, rate=0, cpus=lab.CPUS[:1], limit=480, count=20000) as load:
-                tally = load.result()
-            assert not tally.lost, tally
-            other = tally.by(workers[lab.CPUS[1]])
-            text.append(f"{name.rstrip('1')} {tally}, {other} by the other worker")
-            if env:
-                # How large its share is, is the scheduler's choice, as it is without us; without help it has none.
-                assert other > 200 and nginx.stats.total()["spills"], text
-    return "; ".join(text)
+    with no_overflow():
+        found = one_cpu("one", Web, by_the_other_worker, 480)
+    # How large its share is, is the scheduler's choice, as it is without us; without help it has none.
+    assert found[1][2] > 200, compared(found)
+    return compared(found)
+
+
+@told
+def test_one_cpu_haproxy():
+    """the same with HAProxy, 1500 at a time before a queue of 2000: none overflows, the other thread takes a share"""
+    with no_overflow():
+        found = one_cpu("proxy", Proxy, by_the_other_thread, 1500)
+    assert found[1][2] > 200, compared(found)
+    return compared(found)
 
 
 @told
@@ -140,6 +175,43 @@ def test_stuck_worker_of_the_only_cpu():
     return nobody_waits(lab.CPUS[:1])
 
 
+@contextlib.contextmanager
+def still(thread):
+    """One thread of a process stands still, as a debugger has it: signals stop all of them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def ptrace(request):
+        assert not libc.ptrace(request, thread, None, None), os.strerror(ctypes.get_errno())
+    ptrace(PTRACE_SEIZE)
+    try:
+        ptrace(PTRACE_INTERRUPT)
+        os.waitpid(thread, WALL)
+        yield
+    finally:
+        ptrace(PTRACE_DETACH)
+
+
+@told
+def test_stuck_thread():
+    """HAProxy's first thread stands still: its CPU's new connections go to the other one"""
+    text = []
+    for variant in ("stock", "library"):
+        name = f"thread-{variant}"
+        with Proxy(name, lab.environment(name) if variant == "library" else None) as proxy, no_overflow():
+            (pid,) = proxy.worker()
+            (thread,) = [int(task.name) for task in Path(f"/proc/{pid}/task").iterdir()
+                         if lab.cpu_of(pid, int(task.name)) == lab.CPUS[0]]
+            with still(thread), Clients(proxy.port, rate=300, cpus=lab.CPUS[:1], count=300) as load:
+                tally = load.result()
+            assert not tally.lost, tally
+            text.append(f"{variant} {tally}")
+            # It did not stand still if it has accepted more than a few.
+            if proxy.served():
+                cpus = proxy.stats.read()["cpus"]
+                assert cpus[lab.CPUS[0]]["accepts"] < 30 < cpus[lab.CPUS[1]]["accepts"], cpus
+    return "; ".join(text)
+
+
 # ---- workers and CPUs
 
 
@@ -162,6 +234,24 @@ def test_numbers_of_workers():
             if workers == 1:
                 assert set(nginx.workers().values()) == {lab.CPUS[0]} and not tally.failed
             text.append(f"{workers} workers {tally}, {counted} counted")
+    return "; ".join(text)
+
+
+@told
+def test_numbers_of_threads():
+    """HAProxy with 1 and 4 threads on 2 CPUs: all served, all counted, `fsctl status` names the process"""
+    text = []
+    for threads in (1, 4):
+        name = f"threads{threads}"
+        with Proxy(name, lab.environment(name)) as proxy:
+            proxy.threads(threads)
+            proxy.reload(slots=min(threads, len(lab.CPUS)))
+            with Clients(proxy.port, count=200) as load:
+                tally = load.result()
+            counted, named = all_served(proxy, tally)
+            tasks = {int(task.name) for pid in proxy.worker() for task in Path(f"/proc/{pid}/task").iterdir()}
+            assert named and named <= tasks, (named, tasks)
+            text.append(f"{threads} threads {tally}, {counted} counted")
     return "; ".join(text)
 
 
