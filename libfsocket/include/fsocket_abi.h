@@ -53,6 +53,7 @@ enum fsocket_error {
 #define FSOCKET_CAP_MIGRATE 4u		/* what waits in a slot moves on at its end: tcp_migrate_req, or our program */
 #define FSOCKET_CAP_PROBED 8u		/* FSOCKET_CAP_INCOMING_CPU was tried */
 #define FSOCKET_CAP_CBPF 16u		/* they do not, but by a program of ours (SO_ATTACH_REUSEPORT_CBPF) */
+#define FSOCKET_CAP_LOCAL_LISTEN 32u	/* the kernel is ours: it has net.fastsocket.local_listen */
 
 struct fsocket_header {
 	char magic[8];
@@ -124,7 +125,7 @@ enum fsocket_state {
 	FSOCKET_SLOT_FREE = 0,
 	FSOCKET_SLOT_ON = 1,		/* serving its CPU */
 	FSOCKET_SLOT_OFF = 2,		/* its owner has seen the switch off */
-	FSOCKET_SLOT_SPILLING = 3,	/* queue too long, the others help */
+	FSOCKET_SLOT_SPILLING = 3,	/* too long a queue, a worker that does not come, or uneven load: the others help */
 	FSOCKET_SLOT_ORPHAN = 4,	/* listening, owner gone */
 };
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import lab
 from clients import told
@@ -145,3 +146,24 @@ def holes(nginx):
         again.up(again.address, again.port)
         lab.ask("127.0.0.1", again.port, 20)
     assert nginx.stats.path.stat().st_size == size
+
+
+def ours(name):
+    """Does the statistics file of a program that starts now say that the kernel is ours?"""
+    lab.run("true", env=lab.environment(name))
+    stats = lab.Stats(name)
+    return bool(stats.read()["header"]["capabilities"] & stats.abi["constants"]["FSOCKET_CAP_LOCAL_LISTEN"])
+
+
+def test_our_kernel():
+    """net.fastsocket.local_listen in /proc/sys is a capability, whatever its value"""
+    net, found = Path("/proc/sys/net"), []
+    lab.run("mount", "-t", "tmpfs", "none", net)
+    try:
+        found.append(ours("stock-kernel"))
+        (net / "fastsocket").mkdir()
+        (net / "fastsocket/local_listen").write_text("0\n")
+        found.append(ours("our-kernel"))
+    finally:
+        lab.run("umount", net)
+    assert found == [False, True], found

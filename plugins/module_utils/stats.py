@@ -35,7 +35,7 @@ SLOT = (
     ("listener", "Q"), ("cookie", "Q"), ("state", "I"), ("cpu", "i"), ("pid", "i"), ("tid", "i"), ("queue", "I"),
     ("backlog", "I"), ("accepts", "Q"), ("fd", "i"), ("taken", "i"),
 )
-CAPABILITIES = {1: "incoming_cpu", 2: "port_range", 4: "migrate", 8: "probed", 16: "cbpf"}
+CAPABILITIES = {1: "incoming_cpu", 2: "port_range", 4: "migrate", 8: "probed", 16: "cbpf", 32: "local_listen"}
 MODES = {0: "unknown", 1: "slots", 2: "global", 3: "sharded"}
 STATES = {1: "on", 2: "off", 3: "spilling", 4: "orphan"}
 

@@ -61,6 +61,16 @@ def test_every_capability_that_is_missing(name):
     assert said(found=reading(capabilities=without)) == []     # not tried yet
 
 
+def test_a_kernel_without_pidfd_getfd():
+    line, = said(found=reading(capabilities=["incoming_cpu", "port_range", "probed"]))
+    assert "a reload of HAProxy may reset a few connections" in line and line.endswith(
+        "`fsctl off` before it and `fsctl on` after it avoids that")
+
+
+def test_a_kernel_that_is_not_ours_is_no_fault():
+    assert said(found=reading(capabilities=[one for one in stats.CAPABILITIES.values() if one != "local_listen"])) == []
+
+
 def test_a_program_chooses():
     found = reading(capabilities=[one for one in stats.CAPABILITIES.values() if one != "incoming_cpu"])
     assert said(found=found) == []
