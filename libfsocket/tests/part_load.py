@@ -26,7 +26,7 @@ sys.exit(fsctl.main(sys.argv[2:]))
 """
 # linux/ptrace.h, linux/wait.h
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
-CPUSETS = Path("/sys/fs/cgroup/cpuset")
+CPUSETS = [Path("/sys/fs/cgroup", folder) for folder in ("cpuset", ".", "unified")]
 
 
 def overflows():
@@ -324,28 +324,72 @@ def test_away_and_back():
     return f"{total['accepts_local']} local and {total['accepts_remote']} remote measured"
 
 
-@contextlib.contextmanager
-def cpuset(cpu):
-    """A cpuset (cgroup v1) of one CPU; yields function(pid)."""
-    group = CPUSETS / f"fastsocket-{os.getpid()}-{time.monotonic_ns()}"
-    group.mkdir()
-    try:
-        (group / "cpuset.mems").write_text((CPUSETS / "cpuset.effective_mems").read_text())
-        (group / "cpuset.cpus").write_text(str(cpu))
-        yield lambda pid: (group / "cgroup.procs").write_text(str(pid))
-    finally:
-        for pid in (group / "cgroup.procs").read_text().split():
-            (CPUSETS / "cgroup.procs").write_text(pid)
-        group.rmdir()
+class Cpuset:
+    """A cpuset of its own, of cgroup v1 or v2; with `cpus` None, CPUs are still to be set."""
+
+    def __init__(self):
+        self.root = next((root for root in CPUSETS if has_cpusets(root)), None)
+        assert self.root, f"no cpuset can be made in {', '.join(map(str, CPUSETS))}"
+        self.group = self.root / f"fastsocket-{os.getpid()}-{time.monotonic_ns()}"
+
+    def __enter__(self):
+        unified = self.root / "cgroup.subtree_control"
+        if unified.exists():
+            unified.write_text("+cpuset")
+        self.group.mkdir()
+        if not unified.exists():
+            (self.group / "cpuset.mems").write_text((self.root / "cpuset.effective_mems").read_text())
+        return self
+
+    def __exit__(self, *_):
+        for pid in (self.group / "cgroup.procs").read_text().split():
+            (self.root / "cgroup.procs").write_text(pid)
+        self.group.rmdir()
+
+    def set(self, cpus):
+        (self.group / "cpuset.cpus").write_text(",".join(map(str, cpus)))
+
+    def join(self, pids):
+        for pid in pids:
+            (self.group / "cgroup.procs").write_text(str(pid))
+
+
+def has_cpusets(root):
+    controllers = root / "cgroup.controllers"
+    return (root / "cpuset.cpus").exists() or (controllers.exists() and "cpuset" in controllers.read_text().split())
 
 
 @told
 def test_cpuset():
     """running workers come into a cpuset of one CPU: served, and counted as it is"""
-    if not (CPUSETS / "cpuset.cpus").exists():
-        return "# SKIP no cpuset of cgroup v1 is mounted"
-    with Web("cpuset", lab.environment("cpuset")) as nginx, cpuset(lab.CPUS[1]) as join:
+    with Cpuset() as group, Web("cpuset", lab.environment("cpuset")) as nginx:
         def move(workers):
-            for pid in workers:
-                join(pid)
-        return moved(nginx, move)
+            group.set(lab.CPUS[1:])
+            group.join(workers)
+        try:
+            return moved(nginx, move)
+        finally:
+            nginx.stop()
+
+
+@told
+def test_cpuset_rewritten():
+    """the CPUs of running workers' cpuset become one, and both again: served, counted, and pinned again"""
+    with Cpuset() as group, Web("rewritten", lab.environment("rewritten")) as nginx:
+        group.set(lab.CPUS)
+        group.join(nginx.workers())
+        before = nginx.workers()
+
+        def narrow(workers):
+            group.set(lab.CPUS[1:])
+            assert all(os.sched_getaffinity(pid) == {lab.CPUS[1]} for pid in workers)
+
+        def widen(workers):
+            group.set(lab.CPUS)
+            lab.wait_for("the workers to be pinned again",
+                         lambda: all(os.sched_getaffinity(pid) == {cpu} for pid, cpu in before.items()), 3)
+        try:
+            text = f"one {moved(nginx, narrow)}"
+            return f"{text}; both again {moved(nginx, widen)}"
+        finally:
+            nginx.stop()
