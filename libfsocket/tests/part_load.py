@@ -24,6 +24,8 @@ sys.path.insert(0, sys.argv[1])
 from plugins.module_utils import fsctl
 sys.exit(fsctl.main(sys.argv[2:]))
 """
+# Until the others share it, a slot's queue can be full (README, Limits): so many times more than without, of 20,000.
+FULL = 400
 # linux/ptrace.h, linux/wait.h
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
 CPUSETS = [Path("/sys/fs/cgroup", folder) for folder in ("cpuset", ".", "unified")]
@@ -111,6 +113,14 @@ def test_one_cpu():
         found = one_cpu("one", Web, by_the_other_worker, 480)
     # How large its share is, is the scheduler's choice, as it is without us; without help it has none.
     assert found[1][2] > 200, compared(found)
+    return compared(found)
+
+
+@told
+def test_one_cpu_too_much():
+    """the same with twice as many at a time as a queue holds: none is lost, few come again as the queue is full"""
+    found = one_cpu("much", Web, by_the_other_worker, 1000)
+    assert found[1][1] <= found[0][1] + FULL and found[1][2] > 200, compared(found)
     return compared(found)
 
 
