@@ -18,8 +18,8 @@ ROUNDS = 100
 # A tick may ask the kernel so many things; it comes every 100 ms of a clock that is a thousand times slower here.
 TICK_S, TICK_CALLS = 100, 30
 # Neither on the way of an accept(): what allocates, and what may wait for another.
-DEAR = {"malloc", "calloc", "realloc", "free", "pthread_mutex_lock", "pthread_rwlock_rdlock", "shared_lock", "shared_trylock",
-        "fopen"}
+DEAR = {"malloc", "calloc", "realloc", "free", "pthread_mutex_lock", "pthread_rwlock_rdlock", "shared_lock",
+        "shared_trylock", "fopen"}
 # What may find nothing; HAProxy then also sets TCP_QUICKACK, and looks at the clock each time.
 ASK_AGAIN = {"accept4", "recvfrom", "epoll_ctl", "epoll_wait", "epoll_pwait"}
 # What a worker's tick does beside an accept, ten times a second; at so many requests a second each pays a part of it.
@@ -124,7 +124,7 @@ class StaticNginx(Nginx):
 
 
 def instructions(name, port, env, count):
-    """Of an nginx worker in its life with `count` requests: its instructions, what the library calls, what a tick costs."""
+    """Of an nginx worker in its life with `count` requests: instructions, what the library calls, what a tick costs."""
     folder = lab.RUN / f"{name}.{count}"
     folder.mkdir()
     folder.chmod(0o1777)

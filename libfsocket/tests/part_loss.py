@@ -318,7 +318,8 @@ def test_haproxy_restart():
         tallies = list(zip(*[(stop_and_start(stock), stop_and_start(library)) for _ in range(RESTARTS)], strict=True))
         refused, cut = ([statistics.median(map(count, of)) for of in tallies] for count in (
             lambda t: t.failed.get("refused", 0), lambda t: t.lost - t.failed.get("refused", 0)))
-        text = "; ".join(f"{variant} {', '.join(map(str, of))}" for variant, of in zip(("stock", "library"), tallies))
+        named = zip(("stock", "library"), tallies, strict=True)
+        text = "; ".join(f"{variant} {', '.join(map(str, of))}" for variant, of in named)
         # What has come to it when it ends is cut by the kernel, in whichever queue: one or two at this rate.
         assert cut[1] <= cut[0] + CUT and refused[1] <= 2 * refused[0] + HAD, text
         assert refused[0], f"the test is too weak: {text}"

@@ -55,8 +55,8 @@ def sane(stats, come):
     return total["accepts"]
 
 
-def server(name, port, command, load, end=signal.SIGTERM, counts=True, polls=True):
-    """`polls`: it has its listener in an epoll. Run a server in all WAYS under load(), which returns what it heard: the same, and the same exit status."""
+def server(name, port, command, load, end=signal.SIGTERM, counts=True):
+    """Run a server in all WAYS under load(), which returns what it heard: the same, and the same exit status."""
     results = {}
     for way, settings in WAYS.items():
         before, known = opened(), processes()
@@ -71,7 +71,7 @@ def server(name, port, command, load, end=signal.SIGTERM, counts=True, polls=Tru
             if settings is not None:
                 accepts = sane(service.stats, opened() - before)
                 assert accepts >= COUNT or not counts, f"{way}: {accepts} of {opened() - before} accepts counted"
-                if way == "pinned" and polls:
+                if way == "pinned":
                     assert service.stats.total()["accepts_global"] < accepts, "no slot was used"
     assert all(result == results["stock"] for result in results.values()), results
     return results["stock"]

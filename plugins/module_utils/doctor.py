@@ -25,10 +25,10 @@ CAPABILITIES = (
                    "kernel has it"),
     ("migrate", "what waits in a slot does not move on at its end (tcp_migrate_req is off, Linux before 5.14, or "
                 "tcp_syncookies is 0): who is left serves it, and new connections of that CPU, or of all where a group "
-                "chooses by SO_INCOMING_CPU, share one queue until all slots have owners again. Where the kernel has no "
-                "pidfd_getfd(2) (before Linux 5.6), or a filter of system calls or missing rights forbid it, a reload of "
-                "HAProxy may reset a few connections, and so may an upgrade of nginx to a binary that runs without the "
-                "library: `fsctl off` before it and `fsctl on` after it avoids that"),
+                "chooses by SO_INCOMING_CPU, share one queue until all slots have owners again. Where the kernel has "
+                "no pidfd_getfd(2) (before Linux 5.6), or a filter of system calls or missing rights forbid it, a "
+                "reload of HAProxy may reset a few connections, and so may an upgrade of nginx to a binary that runs "
+                "without the library: `fsctl off` before it and `fsctl on` after it avoids that"),
 )
 ERRORS = {
     "prepare": "slots could not be made %d times; see the journal for the reason (port taken by another owner, limits)",
