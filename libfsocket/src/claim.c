@@ -89,7 +89,7 @@ static int claim_start(struct listener *l, struct claim *c, int epfd, struct epo
 {
 	int fd = l->slots[c->cpu], listens, polled;
 
-	options_copy(l->fd, fd, BEFORE_LISTEN | BUFFERS);
+	options_copy(l->fd, fd, options_before_listen(l));
 	/* A predecessor's, which gets connections whatever is forbidden here: it must be served. */
 	listens = socket_flag(fd, SO_ACCEPTCONN) == 1;
 	polled = (!steer_prefer_locked(l, c->cpu, c->cpu) || listens) && !real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, event);

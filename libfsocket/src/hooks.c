@@ -85,7 +85,7 @@ static int alone(int fd)
 EXPORT int listen(int fd, int backlog)
 {
 	struct listener *known;
-	int one = 1, shares, sole, result, keep;
+	int one = 1, shares, listens, sole, result, keep;
 
 	real_ready();
 	if (fd_kind(fd_get(fd)) == FD_OTHER || !shared.header || !settings.listen)
@@ -106,15 +106,16 @@ EXPORT int listen(int fd, int backlog)
 	 * Listening already: taken over from a predecessor, who had it alone. Of unknown descent, or shut down before: as
 	 * was noted then.
 	 */
+	listens = socket_flag(fd, SO_ACCEPTCONN) == 1;
 	sole = shares && (fd_kind(fd_get(fd)) == FD_UNKNOWN || listener_sole(socket_cookie(fd))) ? -1 :
-	       !shares || socket_flag(fd, SO_ACCEPTCONN) == 1 || alone(fd);
+	       !shares || listens || alone(fd);
 	if (!shares && setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
 		shares = -1;
 	errno = keep;
 	result = real.listen(fd, backlog);
 	if (result || shares < 0)
 		return result;
-	listener_prepare(fd, backlog, sole);
+	listener_prepare(fd, backlog, sole, !listens && fd_kind(fd_get(fd)) != FD_UNKNOWN);
 	errno = keep;
 	return 0;
 }

@@ -38,7 +38,7 @@ struct listener *listener_adopt(int fd)
 
 	if (!steer_works() || !socket_here(fd) || setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one)))
 		return NULL;
-	return listener_prepare(fd, inherited_backlog(fd), sole);
+	return listener_prepare(fd, inherited_backlog(fd), sole, 0);
 }
 
 void listener_prepare_all(void)

@@ -110,7 +110,7 @@ static int sibling(const struct listener *l)
 		return -1;
 	}
 	/* While we are who we are: a worker without rights may not set all of them. */
-	options_copy(l->fd, fd, BEFORE_LISTEN | BUFFERS);
+	options_copy(l->fd, fd, options_before_listen(l));
 	return fd;
 }
 
@@ -257,7 +257,7 @@ static int note(struct listener *l, int sole)
 }
 
 /* Locked. */
-static struct listener *prepare(int fd, int backlog, int sole)
+static struct listener *prepare(int fd, int backlog, int sole, int made_here)
 {
 	struct listener *l = NULL;
 
@@ -274,6 +274,7 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	highest = fd > highest ? fd : highest;
 	l->claimed = l->inherited = 0;
 	l->inherited_look = 0;
+	l->made_here = made_here;
 	l->backlog = backlog;
 	l->cookie = socket_cookie(fd);
 	memset(&l->address, 0, sizeof(l->address));
@@ -299,14 +300,14 @@ static struct listener *prepare(int fd, int backlog, int sole)
 	return l;
 }
 
-struct listener *listener_prepare(int fd, int backlog, int sole)
+struct listener *listener_prepare(int fd, int backlog, int sole, int made_here)
 {
 	struct listener *l;
 
 	pthread_mutex_lock(&preparing);
 	l = listener_find(fd);
 	if (!l)
-		l = prepare(fd, backlog, sole);
+		l = prepare(fd, backlog, sole, made_here);
 	pthread_mutex_unlock(&preparing);
 	return l;
 }

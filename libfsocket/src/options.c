@@ -12,6 +12,10 @@
 #include "real.h"
 #include "slots.h"
 
+/* linux/socket.h, of SO_BUF_LOCK */
+#define SNDBUF_LOCKED 1
+#define RCVBUF_LOCKED 2
+
 /*
  * Options a sibling takes over from the application's listener: what bind()
  * and the reuseport group look at, and what accepted sockets inherit
@@ -61,6 +65,9 @@ static int same(const char *a, const char *b, socklen_t length)
 
 void options_copy(int from, int to, int which)
 {
+	/* Sizes that somebody has set, SOCK_SNDBUF_LOCK and SOCK_RCVBUF_LOCK; -1: not known, before Linux 5.14. */
+	int locked = which & BUFFERS ? socket_flag(from, SO_BUF_LOCK) : 0;
+
 	for (unsigned int i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
 		char have[IFNAMSIZ] = "", want[IFNAMSIZ] = "";
 		socklen_t have_length = sizeof(have), want_length = sizeof(want);
@@ -68,6 +75,10 @@ void options_copy(int from, int to, int which)
 
 		if (!(options[i].set & which) || getsockopt(from, level, name, want, &want_length) ||
 		    getsockopt(to, level, name, have, &have_length))
+			continue;
+		/* One that nobody has set may differ all the same: tcp_wmem was another. */
+		if (options[i].set == BUFFERS &&
+		    !(locked < 0 ? which & UNKNOWN_BUFFERS : locked & (name == SO_SNDBUF ? SNDBUF_LOCKED : RCVBUF_LOCKED)))
 			continue;
 		/* Most are at their default: setting SO_RCVBUF, say, would turn autotuning off. */
 		if (have_length == want_length && same(have, want, want_length))
@@ -81,6 +92,9 @@ void options_copy(int from, int to, int which)
 		/* One that cannot be set here is one the accepted sockets do without. */
 		(void)setsockopt(to, level, name, want, want_length);
 	}
+	/* Also one that was set to the default, and a slot that a former library has set. */
+	if (which & BUFFERS && locked >= 0 && socket_flag(to, SO_BUF_LOCK) != locked)
+		(void)setsockopt(to, SOL_SOCKET, SO_BUF_LOCK, &locked, sizeof(locked));
 }
 
 uint64_t socket_cookie(int fd)

@@ -67,6 +67,7 @@ struct listener {
 	struct fsocket_listener *_Atomic row;
 	int backlog;
 	_Atomic int sharded;	/* one of several of the application's own: no siblings */
+	int made_here;		/* by this process, not inherited or taken over */
 	_Atomic int claimed;	/* some thread or process had a slot of it */
 	_Atomic int inherited;	/* a predecessor's slots may want an end: inherit.h */
 	_Atomic int64_t inherited_look;	/* ms; not before */
@@ -92,9 +93,9 @@ struct listener *listener_find(int fd);
 struct listener *listener_accepts(int fd);
 /*
  * Prepare the slots of a listening socket. sole: nobody else listened on its
- * address before. NULL when it is left alone; the socket works as without us.
+ * address before; made_here: see struct listener. NULL when it is left alone; the socket works as without us.
  */
-struct listener *listener_prepare(int fd, int backlog, int sole);
+struct listener *listener_prepare(int fd, int backlog, int sole, int made_here);
 /* The same for a listener made by somebody else: SO_REUSEPORT and backlog are asked of the socket. */
 struct listener *listener_adopt(int fd);
 /* Prepare what listens and is not prepared yet: listeners inherited from another process. */
@@ -139,9 +140,22 @@ void listeners_after_fork(void);
 int slot_intact(const struct listener *l, int cpu);
 
 /* What a sibling must have before bind(2) and before listen(2), besides the sizes of buffers. */
-enum options { BEFORE_BIND = 1, BEFORE_LISTEN = 2, BUFFERS = 4 };
+enum options {
+	BEFORE_BIND = 1,
+	BEFORE_LISTEN = 2,
+	BUFFERS = 4,		/* sizes that somebody has set... */
+	UNKNOWN_BUFFERS = 8,	/* ...and, where the kernel does not tell that, those that differ */
+};
 /* Copy those of a set of enum options. */
 void options_copy(int from, int to, int which);
+/*
+ * Of a listener from before the process was, a size that differs is more likely tcp_wmem's of that time than somebody's
+ * choice, and a sibling that keeps it costs every connection its autotuning: without Linux 5.14 it is not copied.
+ */
+static inline int options_before_listen(const struct listener *l)
+{
+	return BEFORE_LISTEN | BUFFERS | (l->made_here ? UNKNOWN_BUFFERS : 0);
+}
 
 /* epoll_ctl() on a managed listener, for the slot as well. */
 int slots_epoll(struct listener *l, int epfd, int op, struct epoll_event *event);

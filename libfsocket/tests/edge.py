@@ -18,6 +18,7 @@ CPUS = sorted(os.sched_getaffinity(0))[:2]
 HABIT, PORT = sys.argv[1], int(sys.argv[2])
 # linux/filter.h: BPF_RET | BPF_K; asm-generic/socket.h
 RETURN, SO_ATTACH_REUSEPORT_CBPF = 0x06, 51
+SO_BUF_LOCK = 72
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
 
@@ -260,6 +261,50 @@ def serve_until_told():
                 client.sendall(b"0\n")
     events.unregister(listener)
     listener.close()
+
+
+def buffers(**sizes):
+    """(SO_BUF_LOCK, growth of SO_SNDBUF) of accepted connections. Sizes of 0 are the kernel's at the start."""
+    pin(CPUS[0])
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for name, size in sizes.items():
+        option = getattr(socket, name)
+        listener.setsockopt(socket.SOL_SOCKET, option, size or listener.getsockopt(socket.SOL_SOCKET, option) // 2)
+    listener.bind(("127.0.0.1", PORT))
+    yield listener
+    listener.listen(100)
+    listener.setblocking(False)
+    events = polled(listener)
+    client = clients(1)[0]
+    assert events.poll(1)
+    (connection,) = accepted(listener)
+    locked = [s.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK) for s in (listener, connection)]
+    before = connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    reader = threading.Thread(target=lambda: all(iter(lambda: client.recv(1 << 16), b"")), daemon=True)
+    reader.start()
+    connection.setblocking(True)
+    connection.sendall(bytes(1 << (18 if sizes else 24)))
+    yield locked, connection.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > before
+
+
+def autotuned():
+    """tcp_wmem and tcp_rmem change after the listener was made: nobody has set its sizes, and they grow."""
+    states = buffers()
+    next(states)
+    for name in "wmem", "rmem":
+        with open(f"/proc/sys/net/ipv4/tcp_{name}", encoding="ascii") as f:
+            least, default, most = map(int, f.read().split())
+        with open(f"/proc/sys/net/ipv4/tcp_{name}", "w", encoding="ascii") as f:
+            f.write(f"{least} {2 * default} {most}")
+    assert next(states) == ([0, 0], True)
+
+
+def sizes_set():
+    """Sizes that the application has set, also to what they are: they stay."""
+    states = buffers(SO_SNDBUF=30000, SO_RCVBUF=0)
+    next(states)
+    assert next(states) == ([3, 3], False)
 
 
 globals()[HABIT]()

@@ -109,6 +109,22 @@ def test_leaves_group():
     return f"stock {shares[0]}, library {shares[1]}"
 
 
+def test_autotuned():
+    """a listener from before tcp_wmem and tcp_rmem were changed: its connections' buffers grow"""
+    paths = [f"net.ipv4.tcp_{name}" for name in ("wmem", "rmem")]
+    before = [lab.run("sysctl", "-n", path).stdout for path in paths]
+    try:
+        as_without("autotuned")
+    finally:
+        for path, value in zip(paths, before, strict=True):
+            lab.sysctl(path, value)
+
+
+def test_sizes_set():
+    """sizes of buffers that the application has set are those of its connections"""
+    as_without("sizes_set")
+
+
 @told
 def test_full():
     """nginx starts, serves and reloads where DIR has from 4 KB left to enough, and where its file has holes"""

@@ -7,12 +7,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "kernel.h"
 #include "slots.h"
 #include "tap.h"
 
-#ifndef SO_BUF_LOCK
-#define SO_BUF_LOCK 72	/* include/uapi/asm-generic/socket.h, Linux 5.14 */
-#endif
 #define ROW(level, name, value) { #name, level, name, value, NULL }
 
 /* Each with a value that is not the default. */
