@@ -2,6 +2,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <sched.h>
 #include <string.h>
@@ -85,6 +86,15 @@ struct fsocket_slot *claim_row(struct listener *l, int cpu, uint64_t slot, int o
 	return row;
 }
 
+/*
+ * All that come to one CPU wait in one slot until it spills, and a share of them after that: twice what the application
+ * has for all workers, so that nothing overflows where its own queue would not.
+ */
+static int slot_backlog(const struct listener *l)
+{
+	return l->backlog > 0 && l->backlog <= INT_MAX / 2 ? 2 * l->backlog : l->backlog;
+}
+
 static int claim_start(struct listener *l, struct claim *c, int epfd, struct epoll_event *event)
 {
 	int fd = l->slots[c->cpu], listens, polled;
@@ -94,7 +104,7 @@ static int claim_start(struct listener *l, struct claim *c, int epfd, struct epo
 	listens = socket_flag(fd, SO_ACCEPTCONN) == 1;
 	polled = (!steer_prefer_locked(l, c->cpu, c->cpu) || listens) && !real.epoll_ctl(epfd, EPOLL_CTL_ADD, fd, event);
 	/* Last: from here on connections come, and the epoll above already waits. */
-	if (polled && (!real.listen(fd, l->backlog) || listens))
+	if (polled && (!real.listen(fd, slot_backlog(l)) || listens))
 		return 0;
 	if (polled)
 		real.epoll_ctl(epfd, EPOLL_CTL_DEL, fd, event);

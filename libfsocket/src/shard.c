@@ -89,7 +89,7 @@ static void look_at_own(const struct listener *l, struct claim *c, int64_t now, 
 	struct fsocket_slot *row = c->row;
 	struct queue q;
 
-	if (!queue_of(l->fd, &q))
+	if (!queue_of(l, l->fd, &q))
 		return;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
@@ -122,7 +122,7 @@ static void look_at_other(const struct listener *l, struct claim *c, int64_t now
 	c->looked_at = at;
 	cpu = socket_flag(other->fd, SO_INCOMING_CPU);
 	row = cpu >= 0 && cpu < l->cpus ? slot_served(other->cookie, cpu, &accepts) : NULL;
-	if (!row || !queue_of(other->fd, &q)) {
+	if (!row || !queue_of(other, other->fd, &q)) {
 		c->waiting_since = 0;
 		return;
 	}

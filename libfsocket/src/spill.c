@@ -17,7 +17,7 @@
 /* More than so many wait on average: the worker does not keep up. */
 #define WAITING 8
 
-int queue_of(int fd, struct queue *q)
+int queue_of(const struct listener *l, int fd, struct queue *q)
 {
 	struct tcp_info info;
 	socklen_t length = sizeof(info);
@@ -26,7 +26,7 @@ int queue_of(int fd, struct queue *q)
 	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length))
 		return 0;
 	q->length = info.tcpi_unacked;
-	q->backlog = info.tcpi_sacked;
+	q->backlog = info.tcpi_sacked < (uint32_t)l->backlog ? info.tcpi_sacked : (uint32_t)l->backlog;
 	q->limit = (uint32_t)((uint64_t)q->backlog * (uint32_t)settings.spill / 100);
 	return 1;
 }
@@ -84,7 +84,7 @@ void spill_own(struct listener *l, struct claim *c, int64_t now, int tick)
 	struct queue q;
 	int found;
 
-	if (!queue_of(l->slots[c->cpu], &q))
+	if (!queue_of(l, l->slots[c->cpu], &q))
 		return;
 	__atomic_store_n(&row->queue, q.length, __ATOMIC_RELAXED);
 	__atomic_store_n(&row->backlog, q.backlog, __ATOMIC_RELAXED);
@@ -188,7 +188,7 @@ void spill_others(struct listener *l, struct claim *c, int64_t now)
 	state = row ? slot_state(row) : FSOCKET_SLOT_FREE;
 	if (c->helped >= 0 && state != FSOCKET_SLOT_SPILLING && state != FSOCKET_SLOT_ORPHAN)
 		spill_end_help(l, c);
-	if (!row || !queue_of(l->slots[cpu], &q)) {
+	if (!row || !queue_of(l, l->slots[cpu], &q)) {
 		c->waiting_since = 0;
 		return;
 	}

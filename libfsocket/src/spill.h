@@ -26,8 +26,11 @@ struct queue {
 	uint32_t length, backlog, limit;	/* limit 0: never too long */
 };
 
-/* The queue of a listening socket; 0: not known. */
-int queue_of(int fd, struct queue *q);
+/*
+ * The queue of a listening socket; 0: not known. The backlog is the application's, as far as the kernel granted it: a
+ * slot has room for more.
+ */
+int queue_of(const struct listener *l, int fd, struct queue *q);
 /*
  * This CPU gets more than its share, and connections wait, so its worker is the slower one: its queue need not be
  * long for that. Others have time.

@@ -24,8 +24,6 @@ sys.path.insert(0, sys.argv[1])
 from plugins.module_utils import fsctl
 sys.exit(fsctl.main(sys.argv[2:]))
 """
-# Until the others share it, a slot's queue can be full (README, Limits): so many times more than without, of 20,000.
-FULL = 400
 # linux/ptrace.h, linux/wait.h
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, WALL = 0x4206, 0x4207, 17, 0x40000000
 CPUSETS = [Path("/sys/fs/cgroup", folder) for folder in ("cpuset", ".", "unified")]
@@ -118,9 +116,9 @@ def test_one_cpu():
 
 @told
 def test_one_cpu_too_much():
-    """the same with twice as many at a time as a queue holds: none is lost, few come again as the queue is full"""
+    """the same with twice as many at a time as the backlog holds: none is lost, no queue is fuller than stock's"""
     found = one_cpu("much", Web, by_the_other_worker, 1000)
-    assert found[1][1] <= found[0][1] + FULL and found[1][2] > 200, compared(found)
+    assert found[1][1] <= found[0][1] and found[1][2] > 200, compared(found)
     return compared(found)
 
 
