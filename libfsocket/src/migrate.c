@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -64,15 +63,18 @@ static void note(void)
 		__atomic_and_fetch(&shared.header->capabilities, ~FSOCKET_CAP_MIGRATE, __ATOMIC_RELAXED);
 }
 
-/* The first character, or EOF. */
+/* The first character, or -1. No stdio: a close() in a signal handler asks, which may have interrupted malloc(). */
 static int sysctl(const char *path)
 {
-	FILE *file = fopen(path, "re");
-	int first = file ? fgetc(file) : EOF;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	char first;
+	ssize_t length;
 
-	if (file)
-		fclose(file);
-	return first;
+	if (fd < 0)
+		return -1;
+	length = read(fd, &first, 1);
+	real.close(fd);
+	return length == 1 ? first : -1;
 }
 
 void migrate_init(void)

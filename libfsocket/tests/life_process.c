@@ -12,6 +12,8 @@
 #include <spawn.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
+#include <sys/wait.h>
 
 #define STACK 65536
 
@@ -296,10 +298,83 @@ static void raw_threads(int unused)
 	served("main", watch(of_threads.l), of_threads.l, &of_threads.at);
 }
 
+/* ---- a signal's handler ------------------------------------------------- */
+
+#define CLOSERS 6
+#define CLOSER_MS 2000
+
+static int to_close;
+static volatile sig_atomic_t closed;
+
+static void close_it(int unused)
+{
+	(void)unused;
+	closed = !close(to_close);
+}
+
+static void *sleeps(void *unused)
+{
+	for (;;)
+		pause();
+	return unused;
+}
+
+/* Its last slot ends in a handler that has interrupted malloc(), most likely. */
+static void closer(void)
+{
+	const struct itimerval soon = { { 0, 0 }, { 0, 20000 } };
+	struct sockaddr_in at;
+	sigset_t all;
+	pthread_t thread;
+	void *kept[64] = { NULL };
+
+	/* With a second thread malloc() has a lock, and no lists that need none. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	if (pthread_create(&thread, NULL, sleeps, NULL))
+		die("thread");
+	pthread_sigmask(SIG_UNBLOCK, &all, NULL);
+	to_close = listener(SOCK_NONBLOCK, &at);
+	watch(to_close);
+	for (size_t size = 16; size < 1040; size++)
+		kept[0] = malloc(size);
+	kept[0] = NULL;
+	signal(SIGALRM, close_it);
+	setitimer(ITIMER_REAL, &soon, NULL);
+	for (unsigned int i = 0; !closed; i++) {
+		free(kept[i % 64]);
+		kept[i % 64] = malloc(2000 + i * 7919 % 60000);
+	}
+	_exit(0);
+}
+
+static void handlers(int unused)
+{
+	int ended = 0;
+
+	(void)unused;
+	for (int i = 0; i < CLOSERS; i++) {
+		pid_t child = fork();
+		int status = -1;
+
+		if (!child)
+			closer();
+		for (int ms = 0; child > 0 && ms < CLOSER_MS && !waitpid(child, &status, WNOHANG); ms++)
+			usleep(1000);
+		ended += !status;
+		if (status >= 0 || child <= 0)
+			continue;
+		kill(child, SIGKILL);
+		waitpid(child, &status, 0);
+	}
+	say("closed in a handler: %d of %d\n", ended, CLOSERS);
+}
+
 const struct habit process_habits[] = {
 	{ "inherit", inherit }, { "inherit-pending", inherit_pending }, { "list-fds", list_fds },
 	{ "activated", activated }, { "inetd-wait", inetd_wait },
 	{ "fork", forks }, { "raw-fork", raw_fork }, { "vfork", vforks }, { "spawn", spawns }, { "exec", execs },
 	{ "exec-pending", exec_pending }, { "daemon", daemonises }, { "threads", threads }, { "raw-thread", raw_threads },
+	{ "handlers", handlers },
 	{ NULL, NULL },
 };

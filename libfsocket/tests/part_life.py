@@ -134,6 +134,11 @@ def test_raw_thread():
     same("raw-thread")
 
 
+def test_handlers():
+    """a listener closed by a signal's handler that has interrupted malloc()"""
+    assert same("handlers") == ["closed in a handler: 6 of 6"]
+
+
 def test_copies():
     """dup, dup2, dup3, F_DUPFD, F_DUPFD_CLOEXEC of a listener: served by the copy, beside it and alone"""
     same("dups")
