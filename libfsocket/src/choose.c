@@ -202,6 +202,16 @@ int choose_ended(const struct listener *l)
 	return before && now - before < HANDSHAKE_MS;
 }
 
+int choose_moment(const struct listener *l)
+{
+	return __atomic_load_n(&order_of(l)->moment, __ATOMIC_RELAXED) != 0;
+}
+
+void choose_moment_set(const struct listener *l, int on)
+{
+	__atomic_store_n(&order_mine(l)->moment, (uint32_t)on, __ATOMIC_RELAXED);
+}
+
 void choose_tick(const struct listener *l, int64_t now)
 {
 	int64_t due = __atomic_load_n(&order_of(l)->due, __ATOMIC_RELAXED);

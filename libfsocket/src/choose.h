@@ -28,7 +28,8 @@ struct order {
 	int64_t changed;	/* ms: the program was attached */
 	int64_t due;		/* ms: attach it then, 0: it is */
 	int64_t ended;		/* ms: a slot did, 0: none yet */
-	uint32_t count, reserved;
+	uint32_t count;
+	uint32_t moment;	/* a slot is about to end, and the group told to pass all by */
 	struct member members[];
 };
 
@@ -69,6 +70,9 @@ int choose_attach(const struct listener *l);
 void choose_wait(const struct listener *l);
 /* A slot ends. Did one before it whose handshakes may be under way still? On all kernels; locked. */
 int choose_ended(const struct listener *l);
+/* On all kernels: the group is in the moment before an end. Set locked. */
+int choose_moment(const struct listener *l);
+void choose_moment_set(const struct listener *l, int on);
 /* Attach what is due. */
 void choose_tick(const struct listener *l, int64_t now);
 /* A connection in the own slot came to this CPU: what should not be, if the order is right. */

@@ -194,8 +194,11 @@ static int handshakes_end(const struct listener *l)
 {
 	const struct timespec moment = { .tv_nsec = HANDSHAKES_NS };
 
-	if (mode_set(l, FSOCKET_MODE_GLOBAL))
+	choose_moment_set(l, 1);
+	if (mode_set(l, FSOCKET_MODE_GLOBAL)) {
+		choose_moment_set(l, 0);
 		return 0;
+	}
 	nanosleep(&moment, NULL);
 	return 1;
 }
@@ -217,6 +220,18 @@ void steer_end(const struct listener *l, int slot)
 		choose_wait(l);
 	if (global ? global_again(l) : by_program ? choose_attach(l) : quiet && mode_apply(l))
 		COUNT_ERROR(FSOCKET_ERR_MODE);
+	if (quiet)
+		choose_moment_set(l, 0);
+}
+
+void steer_again(const struct listener *l)
+{
+	if (!shared_trylock())
+		return;
+	if (choose_moment(l) && mode_apply(l))
+		COUNT_ERROR(FSOCKET_ERR_MODE);
+	choose_moment_set(l, 0);
+	shared_unlock();
 }
 
 void steer_close(const struct listener *l, int fd)

@@ -72,8 +72,13 @@ static inline void steer_sample(const struct listener *l, struct claim *c, int c
 		choose_sample(l, c, cpu, now);
 }
 
+/* Who ends a slot is in the moment before, or was killed in it: then the group is told anew what it is to do. */
+void steer_again(const struct listener *l);
+
 static inline void steer_tick(const struct listener *l, int64_t now)
 {
+	if (__builtin_expect(choose_moment(l), 0))
+		steer_again(l);
 	if (steer_by_program())
 		choose_tick(l, now);
 }
