@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -16,6 +17,9 @@
 #include "slots.h"
 
 #define OFFERS 256
+
+/* s that a holder has for each answer: one that is stopped must not keep a service from its start. */
+#define ANSWER_S 3
 
 static int offers[OFFERS];
 static int offer_count;
@@ -35,9 +39,13 @@ static int receive(int from)
 		.msg_control = &control, .msg_controllen = sizeof(control),
 	};
 	struct cmsghdr *c;
+	ssize_t length;
 	int fd;
 
-	if (real.recvmsg(from, &message, MSG_CMSG_CLOEXEC) != 1)
+	do
+		length = real.recvmsg(from, &message, MSG_CMSG_CLOEXEC);
+	while (length < 0 && errno == EINTR);
+	if (length != 1)
 		return -1;
 	c = CMSG_FIRSTHDR(&message);
 	if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS ||
@@ -50,7 +58,8 @@ static int receive(int from)
 static void ask(void)
 {
 	struct sockaddr_un holder = { .sun_family = AF_UNIX };
-	int from, fd;
+	const struct timeval patience = { .tv_sec = ANSWER_S };
+	int from, fd, connected;
 
 	asked = 1;
 	/* Only root's restarts are answered, so nobody else asks. */
@@ -60,7 +69,13 @@ static void ask(void)
 	from = real.socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
 	if (from < 0)
 		return;
-	if (!real.connect(from, (struct sockaddr *)&holder, sizeof(holder)))
+	/* The time to send is also that of connect(), which waits while the holder's backlog is full. */
+	setsockopt(from, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	setsockopt(from, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	do
+		connected = !real.connect(from, (struct sockaddr *)&holder, sizeof(holder));
+	while (!connected && errno == EINTR);
+	if (connected)
 		while (offer_count < OFFERS && (fd = receive(from)) >= 0)
 			offers[offer_count++] = fd;
 	real.close(from);

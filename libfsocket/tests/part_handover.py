@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
 import sys
 import threading
 import time
@@ -153,3 +154,30 @@ def test_nobody_offers():
         s.bind(str(lab.DIR / "stale.handover"))
     with Nginx("stale", 8123, env=lab.environment("stale")):
         lab.ask(HOST, 8123, 50)
+
+
+@contextlib.contextmanager
+def silent(name, full):
+    """A holder that never answers; full: who connects finds no room in its backlog either."""
+    path = lab.DIR / f"{name}.handover"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s, contextlib.ExitStack() as stack:
+        s.bind(str(path))
+        s.listen(0)
+        if full:
+            stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)).connect(str(path))
+        yield
+    path.unlink()
+
+
+def test_silent():
+    """a holder that is stopped keeps no service from its start: it binds by itself"""
+    lab.DIR.mkdir(exist_ok=True)
+    for number, full in enumerate((False, True)):
+        name = f"silent{number}"
+        with silent(name, full):
+            started = subprocess.Popen([sys.executable, "-c", SETS.replace("8124", str(8125 + number))],
+                                       env=lab.environment(name), stdout=subprocess.PIPE)
+            try:
+                assert started.communicate(timeout=lab.PATIENCE_S)[0] and not started.returncode
+            finally:
+                started.kill()
