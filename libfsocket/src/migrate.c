@@ -80,7 +80,7 @@ static int sysctl(const char *path)
 void migrate_init(void)
 {
 	/* No behaviour hangs on it: who reads the statistics is to know which kernel the library met. */
-	if (sysctl("/proc/sys/net/fastsocket/local_listen") != EOF)
+	if (sysctl("/proc/sys/net/fastsocket/local_listen") != -1)
 		__atomic_or_fetch(&shared.header->capabilities, FSOCKET_CAP_LOCAL_LISTEN, __ATOMIC_RELAXED);
 	by_sysctl = sysctl("/proc/sys/net/ipv4/tcp_migrate_req") == '1';
 	deafens = sysctl("/proc/sys/net/ipv4/tcp_syncookies") == '0';
