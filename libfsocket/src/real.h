@@ -11,6 +11,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/types.h>
+#include <time.h>
 
 #include "symbols.h"
 
@@ -31,6 +32,7 @@
 	REAL(int, epoll_ctl, (int, int, int, struct epoll_event *)) \
 	REAL(int, epoll_wait, (int, struct epoll_event *, int, int)) \
 	REAL(int, epoll_pwait, (int, struct epoll_event *, int, int, const sigset_t *)) \
+	REAL(int, epoll_pwait2, (int, struct epoll_event *, int, const struct timespec *, const sigset_t *)) \
 	REAL(int, setuid, (uid_t)) \
 	REAL(int, setreuid, (uid_t, uid_t)) \
 	REAL(int, setresuid, (uid_t, uid_t, uid_t)) \

@@ -9,6 +9,10 @@
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #include "real.h"
 #include "shard.h"
@@ -139,4 +143,36 @@ EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int count, int time
 		       const sigset_t *mask)
 {
 	return any_wait(epfd, events, count, timeout, mask, 1);
+}
+
+/* Linux 5.11, glibc 2.35: not in older headers, and real.epoll_pwait2 is NULL there. */
+#ifndef SYS_epoll_pwait2
+#define SYS_epoll_pwait2 441
+#endif
+/* Of a kernel's sigset_t. */
+#define SIGNALS_SIZE 8
+
+int epoll_pwait2(int epfd, struct epoll_event *events, int count, const struct timespec *timeout, const sigset_t *mask);
+
+static int pwait2(int epfd, struct epoll_event *events, int count, const struct timespec *timeout, const sigset_t *mask)
+{
+	return real.epoll_pwait2 ? real.epoll_pwait2(epfd, events, count, timeout, mask) :
+				   (int)syscall(SYS_epoll_pwait2, epfd, events, count, timeout, mask, SIGNALS_SIZE);
+}
+
+/* One that is long enough to be cut is in ms, rounded up; a shorter one is as exact as ever. */
+EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int count, const struct timespec *timeout,
+			const sigset_t *mask)
+{
+	int64_t ms = -1;
+
+	real_ready();
+	if (slots_watch & WATCH_LEAVING)
+		slots_before_wait();
+	if (timeout && timeout->tv_sec >= 0 && timeout->tv_sec < INT32_MAX / 1000 - 1 && timeout->tv_nsec >= 0 &&
+	    timeout->tv_nsec < 1000000000)
+		ms = (int64_t)timeout->tv_sec * 1000 + (timeout->tv_nsec + 999999) / 1000000;
+	if (!slots_watch || (timeout && ms <= IDLE_MS))
+		return pwait2(epfd, events, count, timeout, mask);
+	return any_wait(epfd, events, count, (int)ms, mask, 1);
 }

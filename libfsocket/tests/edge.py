@@ -300,6 +300,39 @@ def autotuned():
     assert next(states) == ([0, 0], True)
 
 
+class Timespec(ctypes.Structure):
+    _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
+
+
+def pwait2():
+    """A worker that takes its listener out of its epoll and waits with epoll_pwait2(): another serves its CPU."""
+    listener = listening()
+    child = os.fork()
+    if not child:
+        pin(CPUS[0])
+        events = polled(listener)
+        events.unregister(listener)
+        room = ctypes.create_string_buffer(64)
+        begin = time.monotonic()
+        for nanoseconds in 10_000_000, 900_000_000:
+            wait = ctypes.byref(Timespec(0, nanoseconds))
+            assert not ctypes.CDLL(None).epoll_pwait2(events.fileno(), room, 1, wait, None)
+        assert time.monotonic() - begin >= 0.91
+        ctypes.CDLL(None).epoll_pwait2(events.fileno(), room, 1, None, None)
+    time.sleep(0.5)
+    pin(CPUS[-1])
+    events = polled(listener)
+    pin(CPUS[0])
+    waiting, count = clients(20), 0
+    pin(CPUS[-1])
+    while events.poll(1):
+        count += len(accepted(listener))
+    assert count == len(waiting), count
+    time.sleep(1)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.kill(child, signal.SIGKILL)
+
+
 def sizes_set():
     """Sizes that the application has set, also to what they are: they stay."""
     states = buffers(SO_SNDBUF=30000, SO_RCVBUF=0)

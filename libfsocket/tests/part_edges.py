@@ -120,6 +120,13 @@ def test_autotuned():
             lab.sysctl(path, value)
 
 
+def test_pwait2():
+    """a worker that leaves its slot and waits with epoll_pwait2(): its CPU's clients are served by another"""
+    stats = as_without("pwait2")
+    left = [s["cpu"] for s in stats.read()["slots"]]
+    assert lab.CPUS[0] not in left and not stats.total()["spills"], stats.read()
+
+
 def test_sizes_set():
     """sizes of buffers that the application has set are those of its connections"""
     as_without("sizes_set")
