@@ -193,6 +193,11 @@ void choose_wait(const struct listener *l)
 	__atomic_store_n(&order_mine(l)->due, coarse_ms() + HANDSHAKE_MS, __ATOMIC_RELAXED);
 }
 
+void choose_again(const struct listener *l)
+{
+	__atomic_store_n(&order_mine(l)->due, coarse_ms(), __ATOMIC_RELAXED);
+}
+
 int choose_ended(const struct listener *l)
 {
 	struct order *o = order_mine(l);

@@ -68,6 +68,8 @@ void choose_check(const struct listener *l);
 int choose_attach(const struct listener *l);
 /* What else is attached stays so for a moment: handshakes of a slot that ended are still under way. */
 void choose_wait(const struct listener *l);
+/* It could not be attached here: who ticks next does. Locked. */
+void choose_again(const struct listener *l);
 /* A slot ends. Did one before it whose handshakes may be under way still? On all kernels; locked. */
 int choose_ended(const struct listener *l);
 /* On all kernels: the group is in the moment before an end. Set locked. */

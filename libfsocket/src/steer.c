@@ -72,6 +72,18 @@ static int mode_apply(const struct listener *l)
 	return result;
 }
 
+/*
+ * The group could not be told. A thread may end after another one of its process has closed the listener: a process that
+ * has it tells the group at its next look. Locked, where a program chooses.
+ */
+static void refused(const struct listener *l)
+{
+	if (socket_cookie(l->fd) == l->cookie)
+		COUNT_ERROR(FSOCKET_ERR_MODE);
+	else if (steer_by_program())
+		choose_again(l);
+}
+
 static inline void sync_mode(const struct listener *l, int on, int locked)
 {
 	struct fsocket_listener *row = l->row;
@@ -88,7 +100,7 @@ static inline void sync_mode(const struct listener *l, int on, int locked)
 		return;
 	if (__atomic_compare_exchange_n(&row->mode, &have, want, 0, __ATOMIC_SEQ_CST, __ATOMIC_RELAXED) &&
 	    mode_apply(l))
-		COUNT_ERROR(FSOCKET_ERR_MODE);
+		refused(l);
 	if (!locked)
 		shared_unlock();
 }
@@ -133,7 +145,7 @@ void steer_orphan(const struct listener *l, int slot)
 	if (!steer_by_program())
 		steer_sync_locked(l, 1);
 	else if (choose_prefer(l, slot, -1) || choose_attach(l))
-		COUNT_ERROR(FSOCKET_ERR_MODE);
+		refused(l);
 }
 
 void steer_share(const struct listener *l)
@@ -219,7 +231,7 @@ void steer_end(const struct listener *l, int slot)
 	if (by_program && !global && moves)
 		choose_wait(l);
 	if (global ? global_again(l) : by_program ? choose_attach(l) : quiet && mode_apply(l))
-		COUNT_ERROR(FSOCKET_ERR_MODE);
+		refused(l);
 	if (quiet)
 		choose_moment_set(l, 0);
 }
@@ -229,7 +241,7 @@ void steer_again(const struct listener *l)
 	if (!shared_trylock())
 		return;
 	if (choose_moment(l) && mode_apply(l))
-		COUNT_ERROR(FSOCKET_ERR_MODE);
+		refused(l);
 	choose_moment_set(l, 0);
 	shared_unlock();
 }
