@@ -54,7 +54,8 @@ def test_share():
 
 def test_processes():
     """processes with a listener each, switched on, off and on again: each gets its part, by hash"""
-    processes(8520, (("1", 20, 0), ("0", 20, 0), ("1", 20, 0)), slots=1)
+    # By hash over three sockets one of the two gets a third: fewer than 12 of 100 once in a million runs, 19 has been seen.
+    processes(8520, (("1", 12, 0), ("0", 12, 0), ("1", 12, 0)), slots=1)
 
 
 def test_neither():
