@@ -240,7 +240,7 @@ void steer_again(const struct listener *l)
 {
 	if (!shared_trylock())
 		return;
-	if (choose_moment(l) && mode_apply(l))
+	if (choose_moment(l) && is_sole(l->row) && mode_apply(l))
 		refused(l);
 	choose_moment_set(l, 0);
 	shared_unlock();

@@ -54,7 +54,7 @@ def test_share():
 
 def test_processes():
     """processes with a listener each, switched on, off and on again: each gets its part, by hash"""
-    # By hash over three sockets one of the two gets a third: fewer than 12 of 100 once in a million runs, 19 has been seen.
+    # By hash over three sockets one of the two gets a third: fewer than 12 of 100 once in a million runs, 19 was seen.
     processes(8520, (("1", 12, 0), ("0", 12, 0), ("1", 12, 0)), slots=1)
 
 
